@@ -1,0 +1,52 @@
+# Every target works in a fresh clone: `setup` is made when it is missing or out of date.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.PHONY: setup run test test-slow lint format bench world card clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.stamp ## a virtual environment with everything in it
+
+$(VENV)/.stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "Python 3.11 to 3.13 is needed, $$($(PYTHON) --version) found: make PYTHON=python3.12 …" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing (a few minutes, about 2 GB) …"
+	@$(BIN)/python -m pip install --quiet --editable ".[dev]" $(PIP_ARGS)
+	@$(BIN)/python -c 'from codec.torchaudio_guard import import_torchaudio; import_torchaudio(); import encodec, ray'
+	@touch $@
+
+run: setup ## the main job on the embedded default: MusicRL-R, then the report
+	@$(BIN)/python -m learner.main $(ARGS)
+
+test: setup ## the tests, below 15 minutes on two cores
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup ## the longer system tests
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: setup ## format, lint, types, import order of the folders
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup ## let ruff mend what it can
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: setup ## the benchmarks; tables for docs/performance.md
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+world: setup ## build the tiny world's corpus and models again from nothing (hours; resumable)
+	@$(BIN)/python -m learner.pretrain world $(ARGS)
+
+card: setup ## measure every figure on the model card again from the shipped files
+	@$(BIN)/python -m evaluation.model_card $(ARGS)
+
+clean: ## remove the virtual environment and what builds leave; runs/ stays
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache *.egg-info
