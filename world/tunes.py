@@ -125,7 +125,9 @@ def _tune(row: dict) -> Tune:
     return Tune(**{**row, "notes": tuple((float(a), float(b), int(c)) for a, b, c in row["notes"])})
 
 
-def split_by_tune(tunes: list[Tune], shares: dict[str, float], shuffle: Callable[[list], None]) -> dict[str, list[Tune]]:
+def split_by_tune(
+    tunes: list[Tune], shares: dict[str, float], shuffle: Callable[[list], None]
+) -> dict[str, list[Tune]]:
     """Whole tunes to splits, by share. Tunes with the same title or the same opening count as one."""
     families = list(_families(tunes).values())
     shuffle(families)
