@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-
-class UserError(Exception):
-    """Input that cannot be used. One line: field, what it got, what it allows. Exit status 2, before anything starts."""
-
-    exit_status = 2
+from configs.errors import UserError as UserError  # lives there because configs imports nothing; raised everywhere
 
 
 class RunFailed(Exception):

@@ -5,118 +5,138 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from configs.setting import setting
+
 
 @dataclass
 class RunConfig:
-    dir: str = ""  # run folder; empty: runs/<preset>-<date>-<time>
-    seed: int = 0
-    resume: str = ""  # run folder to go on with, from its newest complete checkpoint
-    checkpoint_every: int = 50  # learner steps; the last step is always saved
-    keep_checkpoints: int = 3  # newest ones kept; step 0 and the last are always kept
+    dir: str = setting("", "run folder; empty: runs/PRESET-DATE-TIME", path="output")
+    seed: int = setting(0, "of prompts, sampling and training", at_least=0, at_most=2**32 - 1)
+    resume: str = setting("", "run folder to go on with, from its newest complete checkpoint")
+    checkpoint_every: int = setting(50, "learner steps; the last step is always saved", at_least=1)
+    keep_checkpoints: int = setting(3, "newest ones kept; step 0 and the last are always kept", at_least=1)
 
 
 @dataclass
 class LearnerConfig:
-    steps: int = 300
-    batch_size: int = 64  # sequences per update
-    micro_batch_size: int = 32  # sequences per forward/backward pass; does not change the result
-    learning_rate: float = 6e-5
-    lr_schedule: str = "linear"  # constant | linear (to zero at the last step)
-    warmup_steps: int = 5
-    alpha: float = 0.05  # KL strength of the objective, in [0, 1]
-    baseline: str = "value"  # value (V_phi, the paper's) | leave_one_out (needs sampling.group_size >= 2) | batch_mean
-    value_learning_rate: float = 3e-4
-    value_warmup_steps: int = 0  # steps in which only V_phi learns
-    importance_clip: float = 2.0  # c of w_t = min(pi / mu, c)
-    grad_clip: float = 1.0  # global norm
-    freeze: list[str] = field(default_factory=lambda: ["*embed*"])  # parameter-name patterns left as they are
-    cpus: int = 1  # torch threads of the learner
+    steps: int = setting(300, "updates of the policy", at_least=1)
+    batch_size: int = setting(64, "sequences per update", at_least=1)
+    micro_batch_size: int = setting(
+        32, "sequences per forward and backward pass; does not change the result", at_least=1
+    )
+    learning_rate: float = setting(6e-5, "of the policy", at_least=0, at_most=1)
+    lr_schedule: str = setting("linear", "linear: to zero at the last step", choices=("constant", "linear"))
+    warmup_steps: int = setting(5, "steps over which the learning rate rises from zero", at_least=0)
+    alpha: float = setting(0.05, "KL strength of the objective", at_least=0, at_most=1)
+    baseline: str = setting(
+        "value",
+        "value: V_phi, the paper's; leave_one_out needs sampling.group_size of at least 2",
+        choices=("value", "leave_one_out", "batch_mean"),
+    )
+    value_learning_rate: float = setting(3e-4, "of the value network", at_least=0, at_most=1)
+    value_warmup_steps: int = setting(0, "steps in which only the value network learns", at_least=0)
+    importance_clip: float = setting(2.0, "c of w_t = min(pi / mu, c)", above=0)
+    grad_clip: float = setting(1.0, "global norm of the gradient", above=0)
+    freeze: list[str] = setting(["*embed*"], "parameter-name patterns left as they are")  # noqa: RUF009
+    cpus: int = setting(1, "torch threads of the learner", at_least=1)
 
 
 @dataclass
 class PipelineConfig:
-    mode: str = "sync"  # sync: on-policy, reproducible | async: generators run on while the learner steps
-    max_staleness: int = 2  # versions; async only
-    stall_s: float = 300.0  # no progress for so long: the run ends and names the stage
+    mode: str = setting(
+        "sync",
+        "sync: on-policy, reproducible; async: generators run on while the learner steps",
+        choices=("sync", "async"),
+    )
+    max_staleness: int = setting(
+        2, "versions that a trained row may lie behind the learner; async only, there at least 1", at_least=0
+    )
+    stall_s: float = setting(300.0, "no progress for so long: the run ends and names the stage", above=0)
 
 
 @dataclass
 class ActorsConfig:
-    generators: int = 1
-    scorers: int = 1
-    generator_cpus: int = 1  # torch threads of each
-    scorer_cpus: int = 1
-    rollout_size: int = 32  # sequences per generator task; divides learner.batch_size
-    max_restarts: int = 10  # of each role over the whole run
-    deadline_s: float = 120.0  # of one call to a generator, the replay store or the evaluator
+    generators: int = setting(1, "actors that sample and decode", at_least=1)
+    scorers: int = setting(1, "actors that score", at_least=1)
+    generator_cpus: int = setting(1, "torch threads of each generator", at_least=1)
+    scorer_cpus: int = setting(1, "torch threads of each scorer", at_least=1)
+    rollout_size: int = setting(
+        32,
+        "sequences per generator task; divides learner.batch_size (left out: the largest fitting divisor up to 32)",
+        at_least=1,
+    )
+    max_restarts: int = setting(10, "of each role over the whole run", at_least=0)
+    deadline_s: float = setting(120.0, "of one call to a generator, the replay store or the evaluator", above=0)
 
 
 @dataclass
 class PolicyConfig:
-    checkpoint: str = "assets/tiny/policy"
-    reference: str = ""  # KL anchor; empty: policy.checkpoint
+    checkpoint: str = setting("assets/tiny/policy", "directory of the policy to start from", path="asset")
+    reference: str = setting("", "directory of the KL anchor; empty: policy.checkpoint", path="asset")
 
 
 @dataclass
 class CodecConfig:
-    checkpoint: str = "assets/tiny/codec"
+    checkpoint: str = setting("assets/tiny/codec", "directory of the audio codec", path="asset")
 
 
 @dataclass
 class RewardConfig:
-    weight: float = 1.0
-    checkpoint: str = ""
-    target: str = ""  # "module:Class" of your own reward; empty: the built-in one of this NAME
-    shift: float | None = None  # overrides the checkpoint's own normalisation
-    scale: float | None = None
-    deadline_s: float = 30.0  # for one scoring call
-    options: dict[str, Any] = field(default_factory=dict)  # handed to Class(**options)
+    weight: float = setting(1.0, "share in the mixed reward; 0: scored and recorded only")
+    checkpoint: str = setting("", "directory of the reward model", path="asset")
+    target: str = setting("", '"module:Class" of your own reward; empty: the built-in one of this NAME')
+    shift: float | None = setting(None, "overrides the checkpoint's own normalisation")
+    scale: float | None = setting(None, "overrides the checkpoint's own normalisation", above=0)
+    deadline_s: float = setting(30.0, "for one scoring call", above=0)
+    options: dict[str, Any] = setting({}, "handed to Class(**options)")  # noqa: RUF009
 
 
 @dataclass
 class SamplingConfig:
-    temperature: float = 0.99  # paper, section 4.2
-    guidance_scale: float = 1.0
-    seconds: float = 2.0  # clip length while training
-    group_size: int = 1  # samples per prompt in a batch
-    top_k: int = 0  # 0: off, the only value that training allows
+    temperature: float = setting(0.99, "of the sampled distribution (0.99: paper, section 4.2)", above=0, at_most=10)
+    guidance_scale: float = setting(1.0, "classifier-free guidance; 1: off", at_least=0, at_most=20)
+    seconds: float = setting(2.0, "clip length while training", above=0, at_most=120)
+    group_size: int = setting(1, "samples per prompt in a batch; divides actors.rollout_size", at_least=1)
+    top_k: int = setting(0, "0: off, the only value that training allows", at_least=0)
 
 
 @dataclass
 class PromptsConfig:
-    train: str = "assets/tiny/prompts/train.txt"
-    eval: str = "assets/tiny/prompts/eval.txt"
-    column: str = ""  # of CSV, JSONL, Parquet; empty: prompt, caption or text
-    max_chars: int = 2000
+    train: str = setting("assets/tiny/prompts/train.txt", "text (one a line), CSV, JSONL or Parquet", path="asset")
+    eval: str = setting("assets/tiny/prompts/eval.txt", "held-out prompts, same formats", path="asset")
+    column: str = setting("", "of CSV, JSONL, Parquet; empty: prompt, caption or text")
+    max_chars: int = setting(2000, "longest prompt taken", at_least=1, at_most=100_000)
 
 
 @dataclass
 class EvaluationConfig:
-    every: int = 0  # learner steps; 0: only before the first and after the last step
-    prompts: int = 64
-    seconds: float = 4.0
-    batch_size: int = 32
-    seed: int = 12345
-    samples: int = 8  # clips written as WAV, and heard in the report
-    judges: str = "assets/tiny/judges"  # directory of held-out judges; empty: none
+    every: int = setting(0, "learner steps; 0: only before the first and after the last step", at_least=0)
+    prompts: int = setting(64, "of prompts.eval, from its start", at_least=1)
+    seconds: float = setting(4.0, "clip length", above=0, at_most=120)
+    batch_size: int = setting(32, "clips sampled together", at_least=1)
+    seed: int = setting(12345, "the same at every checkpoint", at_least=0, at_most=2**32 - 1)
+    samples: int = setting(8, "clips written as WAV, and heard in the report", at_least=0)
+    judges: str = setting("assets/tiny/judges", "directory of held-out judges; empty: none", path="asset")
 
 
 @dataclass
 class ReplayConfig:
-    times_sampled: int = 1  # each row is trained once
-    max_bytes: int = 2_000_000_000
-    segment_rows: int = 512
+    times_sampled: int = setting(1, "how often each row is trained", at_least=1)
+    max_bytes: int = setting(2_000_000_000, "of stored rows on disk", at_least=1_000_000)
+    segment_rows: int = setting(512, "rows of one Arrow file", at_least=1)
 
 
 @dataclass
 class MetricsConfig:
-    port: int = 0  # Prometheus exporter; 0: off
-    progress: str = "auto"  # auto | panel | lines | off
+    port: int = setting(0, "of the Prometheus exporter; 0: off", at_least=0, at_most=65535)
+    progress: str = setting(
+        "auto", "auto: a panel on a terminal, else lines", choices=("auto", "panel", "lines", "off")
+    )
 
 
 @dataclass
 class Config:
-    preset: str = "tiny_r"
+    preset: str = setting("tiny_r", "name of a preset, or path of a YAML file")
     run: RunConfig = field(default_factory=RunConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)

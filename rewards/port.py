@@ -34,7 +34,11 @@ class ClipBatch:
     def take(self, rows: np.ndarray | list[int]) -> ClipBatch:
         """The clips at `rows`, in that order."""
         index = np.asarray(rows, dtype=np.int64)
-        pick = {name: None if a is None else a[index] for name, a in vars(self).items() if name in ("log_mel", "pcm", "codes")}
+        pick = {
+            name: None if a is None else a[index]
+            for name, a in vars(self).items()
+            if name in ("log_mel", "pcm", "codes")
+        }
         return ClipBatch(tuple(self.prompts[i] for i in index), self.sample_rate_hz, **pick)
 
 

@@ -60,7 +60,7 @@ CHORDS_CLAUSE = {
         "without chords",
         "no accompaniment",
         "melody only",
-        "a bare single line",
+        "as a bare single line",
         "without backing harmony",
     ),
     "guitar": (
@@ -113,19 +113,19 @@ WISHES = ("", "", "", "i want ", "make me ", "please play ", "give me ", "compos
 ENDINGS = ("", "", "", "", "", "", " from an old dance book", " for a short scene", " with a clean sound")
 
 
-def caption(attributes: Attributes, rng: np.random.Generator) -> str:
-    """One wording of the attributes, lower case, 2 to some 40 words."""
+def caption(attributes: Attributes, rng: np.random.Generator, opened: bool = True) -> str:
+    """One wording of the attributes, lower case, 1 to some 40 words; `opened` allows "this is ..." and the like."""
     said = {name for name, chance in SAID.items() if rng.random() < chance}
     if not said & {"lead", "tempo"}:
         said.add("lead")
     if rng.random() < 0.2:
         return _tags(attributes, said, rng)
-    return _sentence(attributes, said, rng)
+    return (_pick(OPENINGS, rng) if opened else "") + _sentence(attributes, said, rng)
 
 
 def prompt(attributes: Attributes, rng: np.random.Generator) -> str:
     """The same said as a wish, as people write prompts."""
-    return _pick(WISHES, rng) + caption(attributes, rng)
+    return _pick(WISHES, rng) + caption(attributes, rng, opened=False)
 
 
 def partly_wrong(
@@ -149,7 +149,7 @@ def all_words() -> list[str]:
     tables += (ARTICULATION_ADJECTIVE, ARTICULATION_CLAUSE)
     phrases = [phrase for table in tables for options in table.values() for phrase in options]
     phrases += [phrase for options in GENRE.values() for phrase in options]
-    phrases += [*PIECE, *OPENINGS, *WISHES, *ENDINGS, "a an and music on played by the bpm while"]
+    phrases += [*PIECE, *OPENINGS, *WISHES, *ENDINGS, "a an and in played by"]
     return sorted({word for phrase in phrases for word in words(phrase)})
 
 
@@ -193,8 +193,7 @@ def _sentence(attributes: Attributes, said: set[str], rng: np.random.Generator) 
     rng.shuffle(adjectives)
     rng.shuffle(clauses)
     core = _core(attributes, said, adjectives, rng)
-    opening = _pick(OPENINGS, rng)
-    return opening + _join([core, *clauses], rng) + _pick(ENDINGS, rng)
+    return _join([core, *clauses], rng) + _pick(ENDINGS, rng)
 
 
 def _core(attributes: Attributes, said: set[str], adjectives: list[str], rng: np.random.Generator) -> str:
@@ -208,7 +207,7 @@ def _core(attributes: Attributes, said: set[str], adjectives: list[str], rng: np
         return _article(f"{described} {lead} {piece}".strip())
     if manner == 1:
         return _article(f"{described} {piece}".strip()) + f" played by {_article(lead)}"
-    return _article(f"{described} {lead}".strip()) + (f" on {_article(piece)}" if rng.random() < 0.3 else "")
+    return _article(f"{described} {lead}".strip()) + (f" in {_article(piece)}" if rng.random() < 0.3 else "")
 
 
 def _piece(attributes: Attributes, said: set[str], rng: np.random.Generator) -> str:

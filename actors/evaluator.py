@@ -1,0 +1,83 @@
+"""The evaluator: a generator on fixed prompts and seeds, whose clips are scored, heard and never trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from cluster.weight_bus import Publication, receive
+from codec.checkpoint import load_codec
+from configs.schema import Config
+from evaluation.evaluate import Evaluation, Panel, evaluate_policy
+from evaluation.panel import load_panel
+from evaluation.sample_folder import write_samples
+from policy.checkpoint import load_policy
+from policy.port import SamplingSettings
+
+
+@dataclass(frozen=True)
+class EvaluationSummary:
+    """What `Evaluator.evaluate` hands back; the caller keeps `rows` (evaluation.score_rows.append_rows)."""
+
+    learner_step: int
+    epoch: str
+    means: dict[str, float]  # judge -> mean raw score over the evaluation prompts; `reward` is the mixture
+    in_reward: tuple[str, ...]  # which of them the run trains on
+    rows: pa.Table  # score_rows.SCHEMA
+    samples_dir: str
+
+
+class Evaluator:
+    """Scores each published policy with the run's rewards and the held-out judges, and writes clips to listen to.
+
+    consumes a Publication of the weight bus; produces an EvaluationSummary and samples/step_N/; writes nothing else.
+    The same publication and step give the same rows and files, so a repeat after a crash does no harm.
+    """
+
+    def __init__(self, config: Config, prompts: tuple[str, ...], epoch: str, threads: int = 1) -> None:
+        torch.set_num_threads(threads)
+        self._config = config
+        self._epoch = epoch
+        self._prompts = tuple(prompts[: config.evaluation.prompts])
+        self._policy = load_policy(config.policy.checkpoint)
+        self._codec = load_codec(config.codec.checkpoint)
+        self._panel: Panel = load_panel(config.rewards, config.evaluation.judges)
+
+    def evaluate(self, publication: Publication, learner_step: int, run_dir: str) -> EvaluationSummary:
+        """Evaluate the published weights as checkpoint `learner_step`."""
+        self._activate(receive(publication))
+        result = self._sample_and_score(learner_step)
+        folder = write_samples(Path(run_dir), learner_step, result.clips, result.scores)
+        return EvaluationSummary(
+            learner_step, self._epoch, result.means, self._panel.in_reward, result.rows, str(folder)
+        )
+
+    def _activate(self, weights: dict[str, np.ndarray]) -> None:
+        """Copy the published views (read-only, shared by every reader) into this actor's own module."""
+        own = dict(self._policy.named_parameters())
+        if own.keys() != weights.keys():
+            odd = sorted(own.keys() ^ weights.keys())
+            raise ValueError(f"published weights: {len(odd)} names differ from the policy's, the first is {odd[0]}")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(torch.from_numpy(np.array(weights[name])))
+
+    def _sample_and_score(self, learner_step: int) -> Evaluation:
+        settings = self._config.evaluation
+        sampling = SamplingSettings(self._config.sampling.temperature, self._config.sampling.guidance_scale)
+        return evaluate_policy(
+            self._policy,
+            self._codec,
+            self._panel,
+            self._prompts,
+            seconds=settings.seconds,
+            seeds=[settings.seed],
+            sampling=sampling,
+            batch_size=settings.batch_size,
+            learner_step=learner_step,
+            samples=settings.samples,
+        )

@@ -1,0 +1,140 @@
+"""Trains the held-out judges on the judge split.
+
+python -m evaluation.train_judges [corpus=build/world] [codec=build/tiny/codec] [out=build/tiny/judges]
+                                  [steps=N] [batch_size=N] [learning_rate=X] [seed=N] [threads=N]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cluster.errors import UserError
+from codec.port import Codec
+from evaluation.judges import SecondTowers, save_second_text_audio
+from evaluation.probes import AttributeProbe, save_attribute_judge
+from evaluation.signal_measures import SpectrumReference, TempoReference, save_measure
+from rewards.bank import VIEWS, Bank, batches
+from rewards.contrast import contrastive_loss
+from rewards.train import fits_matrix, open_codec, parse_settings, spoiled, training_bank
+from rewards.training import Progress, fit
+from rewards.words import WordTable
+from world.attributes import ATTRIBUTES
+from world.corpus import Corpus, CorpusSplit
+
+HEARD_SEVERITY = 0.5
+JUDGE_SEED = 9000  # far from the seeds of the rewards, the codec and the policy
+
+
+@dataclass
+class JudgeSettings:
+    corpus: str = "build/world"
+    codec: str = "build/tiny/codec"
+    out: str = "build/tiny/judges"
+    steps: int = 900
+    batch_size: int = 96
+    learning_rate: float = 2e-3
+    seed: int = 0
+    threads: int = 1
+
+
+def train_judges(
+    corpus: Corpus,
+    codec: Codec | None,
+    out_dir: str | Path,
+    steps: int = 900,
+    seed: int = 0,
+    batch_size: int = 96,
+    learning_rate: float = 2e-3,
+    progress: Progress = print,
+) -> None:
+    """All four judges, written to out_dir/NAME/. Reads nothing but the judge split."""
+    split, out = corpus.split("judge"), Path(out_dir)
+    bank = training_bank(corpus, codec, "judge", progress, JUDGE_SEED + seed).of_clips()
+    bank = bank.take((bank.severity <= HEARD_SEVERITY).nonzero()[:, 0])
+    torch.manual_seed(JUDGE_SEED + seed)
+    towers = SecondTowers(WordTable.of([*split.captions, *split.table["caption_alt"].to_pylist()]).vocabulary)
+    losses = _contrast(towers, bank, split, steps, batch_size, np.random.default_rng(JUDGE_SEED + seed))
+    fit("second_text_audio", towers, losses, steps, learning_rate, progress)
+    save_second_text_audio(out / "second_text_audio", towers)
+    probe = AttributeProbe()
+    reading = _classification(probe, bank, split, steps, batch_size, np.random.default_rng(JUDGE_SEED + seed + 1))
+    fit("attributes", probe, reading, steps, learning_rate, progress)
+    save_attribute_judge(out / "attributes", probe)
+    measure_references(bank, split, out)
+    progress(f"judges: written to {out}")
+
+
+def measure_references(bank: Bank, split: CorpusSplit, out: Path) -> None:
+    """The averages over clean clips that the signal measures compare with."""
+    clean = bank.take((bank.view == VIEWS.index("clean")).nonzero()[:, 0])
+    log_mel = clean.log_mel.float().numpy()
+    every = split.attributes
+    attributes = [every[clip] for clip in clean.clip.tolist()]
+    save_measure(out / "tempo", "tempo", TempoReference.measure(log_mel, attributes))
+    save_measure(out / "spectrum", "spectrum", SpectrumReference.measure(log_mel, attributes))
+
+
+def _contrast(
+    towers: SecondTowers, bank: Bank, split: CorpusSplit, steps: int, batch_size: int, rng: np.random.Generator
+) -> Iterator[Callable[[], Tensor]]:
+    attributes = split.attributes
+    wordings = (split.captions, split.table["caption_alt"].to_pylist())
+    for log_mel, rows in batches(bank, batch_size, steps, rng):
+        clips = rows.clip.tolist()
+        captions = [wordings[int(rng.integers(2))][clip] for clip in clips]
+        fits = fits_matrix(captions, [attributes[clip] for clip in clips])
+        ids = spoiled(towers.words.encode(captions), towers.words, rng)
+
+        def loss(log_mel: Tensor = log_mel, ids: Tensor = ids, fits: Tensor = fits) -> Tensor:
+            audio, text = towers.embed_audio(log_mel), towers.embed_text(ids)
+            return contrastive_loss(audio, text, towers.log_scale.clamp(max=3.4).exp(), fits)
+
+        yield loss
+
+
+def _classification(
+    probe: AttributeProbe, bank: Bank, split: CorpusSplit, steps: int, batch_size: int, rng: np.random.Generator
+) -> Iterator[Callable[[], Tensor]]:
+    labels = {name: split.attribute_labels(name) for name in ATTRIBUTES}
+    for log_mel, rows in batches(bank, batch_size, steps, rng):
+        targets = {name: every[rows.clip] for name, every in labels.items()}
+
+        def loss(log_mel: Tensor = log_mel, targets: dict[str, Tensor] = targets) -> Tensor:
+            logits = probe(log_mel)
+            return torch.stack([F.cross_entropy(logits[n], t, label_smoothing=0.05) for n, t in targets.items()]).mean()
+
+        yield loss
+
+
+def main(argv: list[str]) -> int:
+    """Exit status 0, or 2 with one line for input that cannot be used."""
+    try:
+        settings = parse_settings(argv, JudgeSettings())
+        torch.set_num_threads(settings.threads)
+        corpus, codec = Corpus.open(settings.corpus), open_codec(settings.codec)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    train_judges(
+        corpus,
+        codec,
+        settings.out,
+        settings.steps,
+        settings.seed,
+        settings.batch_size,
+        settings.learning_rate,
+        lambda text: print(text, flush=True),
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

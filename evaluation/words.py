@@ -1,0 +1,29 @@
+"""How the report and the tables speak of scores."""
+
+from __future__ import annotations
+
+import math
+
+from evaluation.score_rows import MIXTURE
+
+_DESCRIPTIONS = {
+    MIXTURE: "The run's rewards, normalised one by one, weighted and summed.",
+    "text_adherence": "Does the clip match its prompt: cosine of the two towers, \u22121 to 1.",
+    "quality": "How clean it sounds, without a reference: MOS from 1 to 5.",
+    "preference": "What listeners would prefer, by the model fitted to their choices.",
+}
+
+
+def title_of(name: str) -> str:
+    """`second_text_audio` -> `Second text audio`; the mixture by what it is."""
+    return "Reward mixture" if name == MIXTURE else name.replace("_", " ").capitalize()
+
+
+def describe(name: str) -> str:
+    """What a known reward measures; nothing for a user's own."""
+    return _DESCRIPTIONS.get(name, "")
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """+0.31, -0.02 with a real minus sign; a dash where there is no number."""
+    return "\u2013" if not math.isfinite(value) else f"{value:+.{digits}f}".replace("-", "\u2212")

@@ -1,0 +1,258 @@
+"""Checkpoints of a run: one directory a step, complete or not there at all.
+
+    RUN/checkpoints/step_50/
+        policy/                  exported by policy.checkpoint; usable as policy.checkpoint=... of another run
+        value.safetensors        the value network (absent without one)
+        optimisers.safetensors   Adam's moments, the random state
+        learner.json             version, digest of the reference
+        controller_state.json    what the controller handed in: cursors, counters, versions
+        config.json              the resolved configuration
+        manifest.json            size and SHA-256 of every file above
+
+All files are written and fsynced under step_N.tmp, the manifest last; one rename makes the checkpoint. A kill at any
+moment leaves either the whole checkpoint or a .tmp directory that nobody reads. Tensors are safetensors in their own
+precision, so a round trip is exact; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cluster.errors import RunFailed, UserError
+from learner.learner import Learner
+from policy.checkpoint import load_policy, save_policy
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+_FORMAT = 1
+_NAME = re.compile(r"step_(\d+)$")
+_SEPARATOR = "|"  # between the parts of an optimiser tensor's name; parameter names contain dots
+
+
+def save_checkpoint(
+    run_dir: str | Path, step: int, learner: Learner, controller_state: dict[str, Any], config: Any
+) -> Path:
+    """Writes RUN/checkpoints/step_N, durable and complete when this returns.
+
+    controller_state: JSON values. config: a dataclass or JSON values, kept for the reader. An existing checkpoint of
+    the same step is replaced. Raises OSError when the disk refuses (the .tmp directory is then left to be pruned).
+    """
+    target = checkpoint_path(run_dir, step)
+    temporary = target.with_suffix(".tmp")
+    _remove(temporary)
+    temporary.mkdir(parents=True)
+    _write_learner(temporary, learner)
+    _write_json(temporary / "controller_state.json", controller_state)
+    _write_json(temporary / "config.json", dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config)
+    _write_manifest(temporary, step)
+    _publish(temporary, target)
+    return target
+
+
+def load_checkpoint(path: str | Path, learner: Learner) -> dict[str, Any]:
+    """Restores `learner` exactly -> the controller's state.
+
+    Raises UserError when the checkpoint is damaged, RunFailed when it is of another model or reference.
+    """
+    path = Path(path)
+    problem = damage(path)
+    if problem:
+        raise UserError(f"run.resume: got {path}: {problem}; allowed: a complete checkpoint")
+    try:
+        learner.restore(_read_learner(path))
+    except RunFailed as error:
+        raise type(error)(f"{error} ({path})") from error
+    return json.loads((path / "controller_state.json").read_text())
+
+
+def latest_complete(run_dir: str | Path) -> Path | None:
+    """The newest complete checkpoint of a run; damaged ones are passed over with a warning. None without any."""
+    for path in reversed(_checkpoints(run_dir)):
+        problem = damage(path)
+        if problem is None:
+            return path
+        logger.warning("checkpoint %s passed over: %s", path, problem)
+    return None
+
+
+def require_complete(run_dir: str | Path) -> Path:
+    """`latest_complete`, or UserError when there is none to resume from."""
+    path = latest_complete(run_dir)
+    if path is None:
+        found = f"{len(_checkpoints(run_dir))} damaged" if _checkpoints(run_dir) else "no"
+        raise UserError(
+            f"run.resume: got {run_dir} with {found} checkpoints, allowed: a run folder with a complete one"
+        )
+    return path
+
+
+def prune(run_dir: str | Path, keep: int) -> list[Path]:
+    """Removes all but the newest `keep` checkpoints and step 0, and what interrupted saves left -> what was removed.
+
+    The newest complete checkpoint is never removed.
+    """
+    paths = _checkpoints(run_dir)
+    newest = latest_complete(run_dir)
+    kept = {*paths[-max(1, keep) :], newest}
+    stale = [path for path in paths if path not in kept and step_of(path) != 0]
+    stale += sorted((Path(run_dir) / "checkpoints").glob("step_*.tmp"))
+    for path in stale:
+        _remove(path)
+    return stale
+
+
+def checkpoint_path(run_dir: str | Path, step: int) -> Path:
+    return Path(run_dir) / "checkpoints" / f"step_{step}"
+
+
+def step_of(path: str | Path) -> int:
+    """The step in a checkpoint's name. Raises UserError for any other name."""
+    match = _NAME.search(str(path))
+    if not match:
+        raise UserError(f"checkpoint: got {path}, allowed: a directory named step_N")
+    return int(match.group(1))
+
+
+def damage(path: str | Path) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None when every file is there, whole and unchanged."""
+    try:
+        manifest = json.loads((Path(path) / MANIFEST).read_text())
+        if manifest["format"] != _FORMAT:
+            return f"format {manifest['format']}, this version reads {_FORMAT}"
+        for name, entry in manifest["files"].items():
+            file = Path(path) / name
+            if file.stat().st_size != entry["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes of {entry['bytes']}"
+            if _sha256(file) != entry["sha256"]:
+                return f"{name} has changed since it was written"
+    except OSError as error:
+        return f"{Path(error.filename or MANIFEST).name} cannot be read"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is not readable"
+    return None
+
+
+# ---- the learner's part -------------------------------------------------------------------------------------------
+
+
+def _write_learner(directory: Path, learner: Learner) -> None:
+    state = learner.state()
+    save_policy(learner.policy, directory / "policy", dtype=torch.float32)
+    tensors = {"rng": state["rng"], **_flatten("policy", state["policy_optimiser"])}
+    if "value" in state:
+        save_file(_contiguous(state["value"]), directory / "value.safetensors")
+        tensors |= _flatten("value", state["value_optimiser"])
+    save_file(_contiguous(tensors), directory / "optimisers.safetensors")
+    _write_json(directory / "learner.json", {"version": state["version"], "reference": state["reference"]})
+
+
+def _read_learner(path: Path) -> dict[str, Any]:
+    try:
+        tensors = load_file(path / "optimisers.safetensors")
+        state: dict[str, Any] = json.loads((path / "learner.json").read_text())
+        state["rng"] = tensors.pop("rng")
+        state["policy"] = load_policy(path / "policy").state_dict()
+        state["policy_optimiser"] = _unflatten("policy", tensors)
+        if (path / "value.safetensors").exists():
+            state["value"] = load_file(path / "value.safetensors")
+            state["value_optimiser"] = _unflatten("value", tensors)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"run.resume: got {path}: {error}; allowed: a checkpoint that this version wrote") from error
+    return state
+
+
+def _flatten(network: str, state: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """{parameter: {moment: tensor}} -> {"network|parameter|moment": tensor}."""
+    return {
+        _SEPARATOR.join((network, name, key)): tensor
+        for name, moments in state.items()
+        for key, tensor in moments.items()
+    }
+
+
+def _unflatten(network: str, tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    state: dict[str, dict[str, Tensor]] = {}
+    for full_name, tensor in tensors.items():
+        owner, name, key = full_name.split(_SEPARATOR)
+        if owner == network:
+            state.setdefault(name, {})[key] = tensor
+    return state
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """safetensors refuses views that share memory or are strided: own copies."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+
+
+def _checkpoints(run_dir: str | Path) -> list[Path]:
+    """Directories named step_N, oldest first."""
+    folder = Path(run_dir) / "checkpoints"
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if _NAME.search(path.name) and path.is_dir()), key=step_of)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def _write_manifest(directory: Path, step: int) -> None:
+    """Lists every file, after making each durable: what the manifest names is on the disk before the manifest is."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    for folder in [directory, *(path for path in directory.rglob("*") if path.is_dir())]:
+        _fsync(folder)
+    for file in files:
+        _fsync(file)
+    entries = {
+        file.relative_to(directory).as_posix(): {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        for file in files
+    }
+    _write_json(directory / MANIFEST, {"format": _FORMAT, "step": step, "files": entries})
+    _fsync(directory / MANIFEST)
+    _fsync(directory)
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    """Gives the finished directory its name. An older one of the same name steps aside first."""
+    aside = target.with_suffix(".old.tmp")
+    _remove(aside)
+    if target.exists():
+        target.rename(aside)
+    temporary.rename(target)
+    _fsync(target.parent)
+    _remove(aside)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)

@@ -1,0 +1,303 @@
+"""The learner: owns the policy being trained, its KL anchor, the value network and their optimisers.
+
+One `step` consumes one TrainingBatch, in micro-batches that add up to the same update, and makes one new policy
+version. A plain class that knows nothing of Ray; the maths is in learner.objective.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from actors.records import TrainingBatch
+from cluster.errors import RunFailed
+from configs.schema import LearnerConfig
+from learner import objective
+from learner.optimiser import Optimiser, scheduled_rate
+from learner.value import ValueNetwork
+from policy.log_probs import gather, log_distribution
+from policy.port import SamplingSettings
+
+
+class NonFiniteLoss(RunFailed):
+    """A loss, gradient or input of a step is NaN or infinite; the update was not made."""
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """A batch, or a micro-batch of it, as tensors on the learner's device."""
+
+    codes: Tensor  # [B, K, T] int64
+    text: Tensor  # [B, L] int64
+    log_mu: Tensor  # [B, K, T]
+    rewards: Tensor  # [B]
+    baseline: Tensor  # [B]; unused when the baseline is the value network
+
+    def rows(self, start: int, stop: int) -> _Inputs:
+        return _Inputs(**{name: tensor[start:stop] for name, tensor in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What one micro-batch contributes: losses already divided by the whole batch's counts, sums for the metrics."""
+
+    losses: dict[str, float]  # policy_loss (-J), value_loss
+    sums: dict[str, float]  # kl, entropy, importance weights, how many of them are clipped: summed over cells
+    importance_weight_max: float
+    values: Tensor  # [B, T] the baseline that was used
+
+
+class Learner:
+    """KL-regularised REINFORCE with a value baseline (MusicRL section 3.2).
+
+    policy, reference: torch modules behind policy.port.Policy, of one set of streams; the reference is frozen.
+    sampling: the settings that sampled the batches: log-probabilities are those of that distribution.
+    total_steps: steps of the whole run, for the learning rate's decay.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        reference: nn.Module,
+        config: LearnerConfig,
+        sampling: SamplingSettings,
+        total_steps: int,
+    ) -> None:
+        self.config = config
+        self.sampling = sampling
+        self.total_steps = total_steps
+        self.version = 0
+        self.policy = policy.eval()  # no dropout: the log-probabilities must be the sampler's
+        self.reference = (copy.deepcopy(policy) if reference is policy else reference).eval().requires_grad_(False)
+        self.value = ValueNetwork.from_policy(policy).eval() if config.baseline == "value" else None
+        _freeze(self.policy, config.freeze)
+        self.policy_optimiser = Optimiser(self.policy, config.grad_clip)
+        self.value_optimiser = Optimiser(self.value, config.grad_clip) if self.value is not None else None
+        self.device = next(policy.parameters()).device
+
+    # ---- one step -------------------------------------------------------------------------------------------------
+
+    def step(self, batch: TrainingBatch) -> dict[str, float]:
+        """One update from `batch` -> its metrics by catalogue name.
+
+        Raises NonFiniteLoss before anything is changed when a loss or gradient is not finite, ValueError when the
+        batch was sampled with other settings than the learner's.
+        """
+        if batch.sampling != self.sampling:
+            raise ValueError(f"batch sampled with {batch.sampling}, the learner computes {self.sampling}")
+        inputs = self._inputs(batch)
+        self._require_finite({"rewards": inputs.rewards, "behaviour log-probabilities": inputs.log_mu})
+        self._zero_gradients()
+        size = self.config.micro_batch_size
+        outcomes = [self._backward(inputs.rows(i, i + size), inputs.codes) for i in range(0, len(batch), size)]
+        norms = self._clip_gradients()
+        losses = {name: sum(outcome.losses[name] for outcome in outcomes) for name in outcomes[0].losses}
+        self._require_finite({name: torch.tensor(number) for name, number in {**losses, **norms}.items()})
+        rate = self._update()
+        metrics = {**_batch_metrics(batch, self.version), **losses, **norms, "learning_rate": rate}
+        metrics |= _cell_metrics(outcomes, inputs)
+        self.version += 1
+        return metrics
+
+    def _inputs(self, batch: TrainingBatch) -> _Inputs:
+        rewards = torch.from_numpy(batch.rewards.astype(np.float32))
+        if self.config.baseline == "leave_one_out":
+            first_use = {prompt: row for row, prompt in reversed(list(enumerate(batch.prompts)))}
+            groups = torch.tensor([first_use[prompt] for prompt in batch.prompts])
+            baseline = objective.leave_one_out_baseline(rewards, groups)
+        else:
+            baseline = objective.batch_mean_baseline(rewards)
+        tensors = (
+            torch.from_numpy(batch.codes.astype(np.int64)),
+            self.policy.encode_text(batch.prompts),  # type: ignore[operator]
+            torch.from_numpy(batch.log_probs.astype(np.float32)),
+            rewards,
+            baseline,
+        )
+        return _Inputs(*(tensor.to(self.device) for tensor in tensors))
+
+    def _backward(self, rows: _Inputs, all_codes: Tensor) -> _Outcome:
+        """Adds the gradient of one micro-batch. Sums are divided by the counts of the whole batch [B, K, T]."""
+        tokens, frames = all_codes.numel(), all_codes.shape[0] * all_codes.shape[2]
+        values, value_term = self._values(rows, frames)
+        with torch.set_grad_enabled(self._policy_learns):
+            log_pi_all = log_distribution(self.policy, rows.codes, rows.text, self.sampling)
+            log_pi = gather(log_pi_all, rows.codes)
+            kl = objective.full_kl(log_pi_all, self._reference_log_probs(rows))
+            weights = objective.importance_weights(log_pi, rows.log_mu, self.config.importance_clip)
+            advantage = rows.rewards[:, None] - values.detach()
+            policy_term = objective.policy_loss(log_pi, weights, advantage, tokens)
+            loss = objective.combine(policy_term, objective.kl_loss(kl, tokens), self.config.alpha)
+        if self._policy_learns:
+            loss.backward()
+        sums = {
+            "kl": kl,
+            "entropy": objective.entropy(log_pi_all.detach()),
+            "importance_weight": weights,
+            "clipped": weights >= self.config.importance_clip,
+        }
+        return _Outcome(
+            losses={"policy_loss": loss.item(), "value_loss": value_term},
+            sums={name: cells.detach().sum(dtype=torch.float64).item() for name, cells in sums.items()},
+            importance_weight_max=weights.max().item(),
+            values=values.detach(),
+        )
+
+    def _values(self, rows: _Inputs, frames: int) -> tuple[Tensor, float]:
+        """The baseline [B, T] of the rows, after adding the value network's own gradient; its loss."""
+        if self.value is None:
+            return rows.baseline[:, None].expand(-1, rows.codes.shape[2]), 0.0
+        values = self.value(rows.codes, rows.text)
+        loss = objective.value_loss(values, rows.rewards, frames)
+        loss.backward()
+        return values, loss.item()
+
+    @torch.no_grad()
+    def _reference_log_probs(self, rows: _Inputs) -> Tensor:
+        return log_distribution(self.reference, rows.codes, rows.text, self.sampling)
+
+    @property
+    def _policy_learns(self) -> bool:
+        return self.version >= self.config.value_warmup_steps
+
+    def _zero_gradients(self) -> None:
+        self.policy.zero_grad(set_to_none=True)
+        if self.value is not None:
+            self.value.zero_grad(set_to_none=True)
+
+    def _clip_gradients(self) -> dict[str, float]:
+        """Clips each network's gradient by its own global norm -> the norms before clipping."""
+        norms = {"grad_norm": self.policy_optimiser.clip()}
+        if self.value_optimiser is not None:
+            norms["value_grad_norm"] = self.value_optimiser.clip()
+        return norms
+
+    def _update(self) -> float:
+        """Applies the accumulated gradients -> the policy's learning rate of this step."""
+        config = self.config
+        if self.value_optimiser is not None:
+            self.value_optimiser.step(config.value_learning_rate)
+        if not self._policy_learns:
+            return 0.0
+        done, total = self.version - config.value_warmup_steps, self.total_steps - config.value_warmup_steps
+        rate = scheduled_rate(config.learning_rate, config.lr_schedule, config.warmup_steps, done, total)
+        self.policy_optimiser.step(rate)
+        return rate
+
+    def _require_finite(self, tensors: dict[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise NonFiniteLoss(
+                    f"learner: {name} not finite in step {self.version + 1}; nothing was updated. "
+                    "Resume from the last checkpoint with a lower learner.learning_rate or a higher learner.alpha"
+                )
+
+    # ---- what leaves the learner ----------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The policy's tensors by name, in a fixed order, as numpy. On a CPU these are views of the live weights:
+        copy them out (the object store does) before the next step."""
+        return {name: tensor.detach().cpu().numpy() for name, tensor in self.policy.state_dict().items()}
+
+    @torch.no_grad()
+    def probe(self, codes: np.ndarray, text: np.ndarray) -> float:
+        """Mean log-probability of a fixed sequence; whoever activated these weights must compute the same.
+
+        codes [B, K, T], text [B, L] integers -> nats per token.
+        """
+        cells = torch.from_numpy(np.asarray(codes).astype(np.int64)).to(self.device)
+        prompt = torch.from_numpy(np.asarray(text).astype(np.int64)).to(self.device)
+        return gather(log_distribution(self.policy, cells, prompt, self.sampling), cells).mean().item()
+
+    # ---- state ----------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed learner needs to go on bit for bit. Tensors are live: copy or write them out before
+        the next step."""
+        state: dict[str, Any] = {
+            "version": self.version,
+            "policy": self.policy.state_dict(),
+            "policy_optimiser": self.policy_optimiser.state(),
+            "rng": torch.get_rng_state(),
+            "reference": tensors_digest(self.reference.state_dict()),
+        }
+        if self.value is not None and self.value_optimiser is not None:
+            state["value"] = self.value.state_dict()
+            state["value_optimiser"] = self.value_optimiser.state()
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`, for a learner built from the same configuration.
+
+        Raises RunFailed when the state is of another policy, baseline or reference.
+        """
+        if state["reference"] != tensors_digest(self.reference.state_dict()):
+            raise RunFailed("checkpoint: trained against another policy.reference than the one that the config names")
+        if ("value" in state) != (self.value is not None):
+            raise RunFailed(f"checkpoint: written with another learner.baseline than {self.config.baseline}")
+        try:
+            self.policy.load_state_dict(state["policy"])
+            self.policy_optimiser.restore(state["policy_optimiser"])
+            if self.value is not None and self.value_optimiser is not None:
+                self.value.load_state_dict(state["value"])
+                self.value_optimiser.restore(state["value_optimiser"])
+        except (RuntimeError, KeyError) as error:
+            raise RunFailed(f"checkpoint: of another model than the config's: {str(error).splitlines()[0]}") from error
+        torch.set_rng_state(state["rng"])
+        self.version = int(state["version"])
+
+
+def tensors_digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes: equal for equal tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name].detach().cpu().numpy())
+        digest.update(f"{name} {array.dtype} {array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _freeze(policy: nn.Module, patterns: list[str]) -> None:
+    """Leaves parameters whose name matches one of the patterns as they are."""
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+
+
+def _batch_metrics(batch: TrainingBatch, version: int) -> dict[str, float]:
+    staleness = version - batch.policy_versions.astype(np.int64)
+    metrics = {
+        "reward": float(np.mean(batch.rewards, dtype=np.float64)),
+        "reward_std": float(np.std(batch.rewards, dtype=np.float64)),
+        "staleness": float(staleness.mean()),
+        "staleness_max": float(staleness.max()),
+        "sequences": float(len(batch)),
+        "tokens": float(batch.codes.size),
+    }
+    for name, scores in batch.scores.items():
+        known = scores[np.isfinite(scores)].astype(np.float64)
+        if known.size:
+            metrics[f"reward_{name}"] = float(known.mean())
+    return metrics
+
+
+def _cell_metrics(outcomes: list[_Outcome], inputs: _Inputs) -> dict[str, float]:
+    tokens, rows = inputs.codes.numel(), inputs.codes.shape[0]
+    sums = {name: sum(outcome.sums[name] for outcome in outcomes) for name in outcomes[0].sums}
+    baseline = torch.cat([outcome.values for outcome in outcomes])  # [B, T]
+    return {
+        "kl": sums["kl"] / tokens,
+        "kl_clip": sums["kl"] / rows,
+        "entropy": sums["entropy"] / tokens,
+        "importance_weight_mean": sums["importance_weight"] / tokens,
+        "importance_weight_max": max(outcome.importance_weight_max for outcome in outcomes),
+        "importance_clipped": sums["clipped"] / tokens,
+        "advantage_std": (inputs.rewards[:, None] - baseline).std(unbiased=False).item(),
+        "explained_variance": objective.explained_variance(inputs.rewards, baseline),
+    }

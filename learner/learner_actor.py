@@ -1,0 +1,80 @@
+"""The learner as an actor of its own: built from the config, fed with batches, asked for weights and checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.records import TrainingBatch
+from cluster.weight_bus import Probe, Publication, WeightBus
+from configs.schema import Config
+from learner.checkpoint import load_checkpoint, prune, save_checkpoint
+from learner.learner import Learner
+from policy.checkpoint import load_policy
+from policy.port import SamplingSettings, Stream
+
+PROBE_PROMPTS = ("", "slow piano")
+PROBE_FRAMES = 8
+
+
+@dataclass(frozen=True)
+class PolicyFacts:
+    """What the rest of the run must know of the policy."""
+
+    version: int
+    frame_rate_hz: float
+    streams: tuple[Stream, ...]
+
+
+class LearnerActor:
+    """Owns the Learner and the publisher's end of the weight bus; its state lives on in checkpoints only."""
+
+    def __init__(self, config: Config, epoch: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        torch.manual_seed(config.run.seed)
+        self._config = config
+        self._bus = WeightBus(epoch)
+        sampling = SamplingSettings(config.sampling.temperature, config.sampling.guidance_scale)
+        self._learner = Learner(
+            load_policy(config.policy.checkpoint),
+            load_policy(config.policy.reference or config.policy.checkpoint),
+            config.learner,
+            sampling,
+            total_steps=config.learner.steps,
+        )
+
+    def facts(self) -> PolicyFacts:
+        policy: Any = self._learner.policy
+        return PolicyFacts(self._learner.version, policy.frame_rate_hz, policy.streams)
+
+    def resume(self, checkpoint: str) -> dict[str, Any]:
+        """Restores the learner -> the controller's state that was saved with it."""
+        return load_checkpoint(checkpoint, self._learner)
+
+    def step(self, batch: TrainingBatch) -> dict[str, float]:
+        """One update -> its metrics. Raises NonFiniteLoss before anything changes."""
+        return self._learner.step(batch)
+
+    def publish(self) -> Publication:
+        """The current weights, on the bus."""
+        return self._bus.publish(self._learner.weights(), self._learner.version, self._probe())
+
+    def save(self, run_dir: str, controller_state: dict[str, Any]) -> str:
+        """A complete checkpoint of the current version; older ones beyond `run.keep_checkpoints` go."""
+        path = save_checkpoint(run_dir, self._learner.version, self._learner, controller_state, self._config)
+        prune(run_dir, self._config.run.keep_checkpoints)
+        return str(Path(path))
+
+    def _probe(self) -> Probe:
+        """A fixed sequence, the same in every run with these streams, and this policy's log-probability of it."""
+        policy: Any = self._learner.policy
+        sampling = self._learner.sampling
+        noise = np.random.default_rng(0)
+        shape = (len(PROBE_PROMPTS), PROBE_FRAMES)
+        codes = np.stack([noise.integers(stream.size, size=shape) for stream in policy.streams], axis=1)
+        log_prob = self._learner.probe(codes, policy.encode_text(PROBE_PROMPTS).cpu().numpy())
+        return Probe(PROBE_PROMPTS, codes.astype(np.uint16), log_prob, sampling.temperature, sampling.guidance_scale)

@@ -1,0 +1,59 @@
+"""Adam over a module's trainable parameters, with state by parameter name, and the learning rate as a pure function.
+
+Nothing here remembers the step but Adam's own counters: the rate is handed in at each step, so a resumed run needs no
+scheduler state.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def scheduled_rate(peak: float, schedule: str, warmup_steps: int, done: int, total: int) -> float:
+    """Learning rate of the update that follows `done` completed ones, of `total`.
+
+    Rises linearly over `warmup_steps` updates; "linear" then falls so that it would be zero after the last one.
+    """
+    warmup = min(1.0, (done + 1) / warmup_steps) if warmup_steps > 0 else 1.0
+    if schedule == "constant":
+        return peak * warmup
+    if schedule == "linear":
+        return peak * warmup * max(0.0, 1.0 - done / max(1, total))
+    raise ValueError(f"learner.lr_schedule: got {schedule}, allowed constant, linear")
+
+
+class Optimiser:
+    """Adam (Kingma and Ba, arXiv 1412.6980) over the parameters of `module` that require a gradient."""
+
+    def __init__(self, module: nn.Module, grad_clip: float) -> None:
+        self.named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+        if not self.named:
+            raise ValueError("learner.freeze: got patterns that freeze every parameter, allowed: leave some to learn")
+        self.grad_clip = grad_clip
+        self.adam = torch.optim.Adam(list(self.named.values()), lr=0.0, fused=True)
+
+    def clip(self) -> float:
+        """Scales the gradient to a global norm of at most `grad_clip` -> the norm before."""
+        return nn.utils.clip_grad_norm_(self.named.values(), self.grad_clip).item()
+
+    def step(self, rate: float) -> None:
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        self.adam.step()
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Name -> Adam's moments and step count; empty before a parameter's first update. Live tensors."""
+        return {name: dict(self.adam.state.get(parameter, {})) for name, parameter in self.named.items()}
+
+    def restore(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Inverse of `state`. Raises KeyError when it is of other parameters."""
+        if state.keys() - self.named.keys():
+            raise KeyError(f"optimiser: unknown parameter {sorted(state.keys() - self.named.keys())[0]}")
+        self.adam.state.clear()
+        for name, moments in state.items():
+            parameter = self.named[name]
+            if any(tensor.ndim and tensor.shape != parameter.shape for tensor in moments.values()):
+                raise KeyError(f"optimiser: {name} has another shape")
+            if moments:
+                self.adam.state[parameter] = {key: tensor.clone() for key, tensor in moments.items()}

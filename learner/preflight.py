@@ -1,0 +1,225 @@
+"""Everything about a run that can be checked before an actor starts. What fails here costs seconds, not minutes.
+
+First what files and folders say of themselves (no torch is loaded), then the models as the actors will load them, so
+that weights of other shapes or with non-finite values are found here and not in an actor.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+from configs.errors import UserError
+from configs.prompts import load_prompts
+from configs.schema import Config
+from learner.model_folder import VOCABULARY, ModelFolder
+from learner.run_folder import RunFolder, nearest_existing
+from rewards.checkpoint import check_checkpoint
+from rewards.registry import check_rewards, find_target
+
+POLICY_KINDS = ("tiny_musiclm",)
+CODEC_KINDS = ("magnitude_codec", "encodec")
+ENCODEC_RATE_HZ, ENCODEC_ENTRIES, ENCODEC_KBPS_PER_LEVEL = 75.0, 1024, 0.75
+MEL_RATE_HZ = 50.0  # spectra a second of codec.log_mel, which the magnitude codec folds into frames
+
+BYTES_PER_CELL = 2 + 4  # codes uint16, log-probability float32
+BYTES_PER_ROW = 1_000  # prompt, scores, versions, Arrow's own
+TENSORS_PER_PARAMETER = 6  # policy and value network, each with two moments of Adam
+SPARE_BYTES = 200_000_000  # samples, evaluation, report, and air
+LARGEST_LOADED_BYTES = 1_000_000_000  # a larger policy is loaded by its actors only
+LARGEST_GUESSED_ROWS = 10**12
+
+
+def preflight(config: Config) -> list[str]:
+    """Checks a run -> lines that a person may want to read before it starts.
+
+    Raises UserError for the first thing found wrong: one line with the field, what it got and what it allows.
+    """
+    check_folder(config)
+    check_prompts(config)
+    policy, codec = check_models(config)
+    check_rewards_and_judges(config)
+    check_port(config.metrics.port)
+    notes = [check_disk(config, policy)]
+    load_models(config, policy, codec)
+    return notes
+
+
+def check_folder(config: Config) -> None:
+    """A new run's folder is free; an earlier run's has something to go on from."""
+    if not config.run.resume:
+        if config.run.dir:
+            RunFolder(config.run.dir).check_new()
+        return
+    folder = RunFolder(config.run.resume)
+    steps = folder.checkpoint_steps()
+    if not any((folder.checkpoint_step(step) / "manifest.json").is_file() for step in steps):
+        found = f"{len(steps)} incomplete" if steps else "no"
+        raise UserError(
+            f"run.resume: got {config.run.resume!r} with {found} checkpoints, allowed a run with a complete one"
+        )
+
+
+def check_prompts(config: Config) -> None:
+    prompts = config.prompts
+    load_prompts(prompts.train, prompts.column, prompts.max_chars, "prompts.train")
+    load_prompts(prompts.eval, prompts.column, prompts.max_chars, "prompts.eval")
+
+
+def check_models(config: Config) -> tuple[ModelFolder, ModelFolder]:
+    """Policy, reference and codec are whole and speak of the same tokens -> the folders of policy and codec."""
+    policy = ModelFolder(config.policy.checkpoint, "policy.checkpoint", POLICY_KINDS, (VOCABULARY,))
+    reference_path = config.policy.reference or config.policy.checkpoint
+    reference = ModelFolder(reference_path, "policy.reference", POLICY_KINDS, (VOCABULARY,))
+    codec = ModelFolder(config.codec.checkpoint, "codec.checkpoint", CODEC_KINDS)
+    _check_streams(policy, reference, codec)
+    _check_vocabulary(policy, reference)
+    _check_lengths(config, policy)
+    return policy, codec
+
+
+def check_rewards_and_judges(config: Config) -> None:
+    """Each reward can be built: a known name or an importable target, and a whole checkpoint of its kind."""
+    check_rewards(config.rewards)
+    for name, reward in config.rewards.items():
+        if reward.target:
+            find_target(name, reward.target)
+        else:
+            try:
+                check_checkpoint(reward.checkpoint, name)
+            except UserError as error:
+                raise UserError(f"rewards.{name}.checkpoint: {error}") from None
+    judges = config.evaluation.judges
+    if judges and not Path(judges).is_dir():
+        raise UserError(f"evaluation.judges: got {judges!r}, allowed an existing folder, or empty for none")
+
+
+def check_port(port: int) -> None:
+    """Nothing listens on the exporter's port."""
+    if port == 0:
+        return
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise UserError(f"metrics.port: got {port}, which cannot be served: {error.strerror}") from None
+
+
+def check_disk(config: Config, policy: ModelFolder) -> str:
+    """The disk has room for replay and checkpoints -> the estimate in words."""
+    replay, checkpoints = replay_bytes(config, policy), checkpoint_bytes(config, policy)
+    needed = replay + checkpoints + SPARE_BYTES
+    folder = Path(config.run.resume or config.run.dir or "runs")
+    disk = nearest_existing(folder)
+    free = shutil.disk_usage(disk).free
+    if free < needed:
+        raise UserError(
+            f"run.dir: the disk of {str(disk)!r} has {_size(free)} free, needed about {_size(needed)} (replay "
+            f"{_size(replay)}, checkpoints {_size(checkpoints)}); lower replay.max_bytes or run.keep_checkpoints"
+        )
+    return (
+        f"disk: about {_size(needed)} of {_size(free)} free (replay {_size(replay)}, checkpoints {_size(checkpoints)})"
+    )
+
+
+def replay_bytes(config: Config, policy: ModelFolder) -> int:
+    """What the replay store can come to hold: every row of the run, at most replay.max_bytes."""
+    cells = len(policy.config["streams"]) * round(config.sampling.seconds * policy.config["frame_rate_hz"])
+    rows = min(config.learner.steps * config.learner.batch_size, LARGEST_GUESSED_ROWS)
+    return min(rows * (cells * BYTES_PER_CELL + BYTES_PER_ROW), config.replay.max_bytes)
+
+
+def checkpoint_bytes(config: Config, policy: ModelFolder) -> int:
+    """Step 0, the kept ones and the one being written, in 32 bits."""
+    written = config.learner.steps // config.run.checkpoint_every + 1
+    return (min(config.run.keep_checkpoints, written) + 2) * policy.parameters * 4 * TENSORS_PER_PARAMETER
+
+
+def load_models(config: Config, policy: ModelFolder, codec: ModelFolder) -> None:
+    """Loads every shipped model once, as its actor will. Raises what the loaders raise."""
+    from codec.checkpoint import load_codec
+    from evaluation.judges import load_judges
+    from policy.checkpoint import load_policy
+    from rewards.registry import build_rewards
+
+    if policy.parameters * 4 <= LARGEST_LOADED_BYTES:
+        load_policy(policy.path)
+        if config.policy.reference not in ("", config.policy.checkpoint):
+            load_policy(config.policy.reference)
+    load_codec(codec.path)
+    built_in = {name: reward for name, reward in config.rewards.items() if not reward.target}
+    for name, reward in built_in.items():
+        build_rewards({name: replace(reward, weight=1.0)})
+    if config.evaluation.judges:
+        load_judges(config.evaluation.judges)
+
+
+def _check_streams(policy: ModelFolder, reference: ModelFolder, codec: ModelFolder) -> None:
+    own, anchor = _streams(policy), _streams(reference)
+    if own != anchor:
+        raise UserError(
+            f"policy.reference: got streams {_named(anchor)} in {str(reference.path)!r}, allowed those of "
+            f"policy.checkpoint, {_named(own)}"
+        )
+    rate_hz, sizes = _codec_facts(codec)
+    acoustic = [size for kind, size in own if kind == "acoustic"]
+    if len(acoustic) > len(sizes) or acoustic != sizes[: len(acoustic)]:
+        raise UserError(
+            f"codec.checkpoint: got codebooks {sizes} in {str(codec.path)!r}, allowed {acoustic}, those of "
+            "policy.checkpoint"
+        )
+    if rate_hz != policy.config["frame_rate_hz"]:
+        raise UserError(
+            f"codec.checkpoint: got {rate_hz:g} frames a second in {str(codec.path)!r}, allowed "
+            f"{policy.config['frame_rate_hz']:g}, those of policy.checkpoint"
+        )
+
+
+def _check_vocabulary(policy: ModelFolder, reference: ModelFolder) -> None:
+    if (policy.path / VOCABULARY).read_bytes() != (reference.path / VOCABULARY).read_bytes():
+        raise UserError(
+            f"policy.reference: got another {VOCABULARY} in {str(reference.path)!r}, allowed that of policy.checkpoint"
+        )
+
+
+def _check_lengths(config: Config, policy: ModelFolder) -> None:
+    rate_hz, frames = policy.config["frame_rate_hz"], policy.config.get("max_frames")
+    for field, seconds in (("sampling", config.sampling.seconds), ("evaluation", config.evaluation.seconds)):
+        if frames is not None and round(seconds * rate_hz) > frames:
+            raise UserError(
+                f"{field}.seconds: got {seconds:g}, allowed at most {frames / rate_hz:g}, the policy's longest"
+            )
+        if round(seconds * rate_hz) < 1:
+            raise UserError(f"{field}.seconds: got {seconds:g}, allowed at least {1 / rate_hz:g}, one frame")
+
+
+def _streams(policy: ModelFolder) -> list[tuple[str, int]]:
+    try:
+        streams = [(str(stream["kind"]), int(stream["size"])) for stream in policy.config["streams"]]
+        float(policy.config["frame_rate_hz"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{policy.field}: {policy.path / 'config.json'} lacks streams or frame_rate_hz") from None
+    return streams
+
+
+def _named(streams: list[tuple[str, int]]) -> str:
+    return " + ".join(f"{kind} {size}" for kind, size in streams)
+
+
+def _codec_facts(codec: ModelFolder) -> tuple[float, list[int]]:
+    """Frames a second and entries of each codebook."""
+    try:
+        if codec.kind == "encodec":
+            levels = round(float(codec.config.get("bandwidth_kbps", 6.0)) / ENCODEC_KBPS_PER_LEVEL)
+            return ENCODEC_RATE_HZ, [ENCODEC_ENTRIES] * levels
+        rate_hz = MEL_RATE_HZ / int(codec.config["spectra_per_frame"])
+        return rate_hz, [int(codec.config["entries"])] * int(codec.config["levels"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        raise UserError(f"{codec.field}: {codec.path / 'config.json'} lacks the codec's shapes") from None
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

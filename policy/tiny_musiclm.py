@@ -1,0 +1,248 @@
+"""The base policy: one autoregressive stage over frames of semantic and acoustic tokens.
+
+A temporal transformer runs across frames, a depth transformer inside each frame; the text is a prefix of the temporal
+sequence, padded to a fixed length with a learnt token, so that there are no masks and the null condition is all pads:
+
+    temporal sequence   text_0 ... text_{L-1}, start, frame_0, ..., frame_{T-2}     (a frame = sum of its K embeddings)
+    temporal output     h_t at the place of frame t - 1: all that is known before frame t
+    depth sequence      h_t, code_{t,0}, ..., code_{t,K-2}  ->  logits of code_{t,0}, ..., code_{t,K-1}
+
+Source: MusicRL, section 3.1 (one stage, interleaved semantic and coarse acoustic tokens, hierarchical transformer);
+RQ-Transformer (arXiv 2203.01941), section 3.2 (temporal and depth). Positions are rotary (arXiv 2104.09864).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from policy.linear import Linear
+from policy.port import Stream
+from policy.text import TextTokenizer
+
+ROTARY_BASE = 1000.0  # wavelengths from 6 to some 5,000 frames
+INIT_STD = 0.02
+
+
+@dataclass(frozen=True)
+class TinyMusicLMConfig:
+    """Shapes. `max_frames` is 10 s; sequences of the training material are shorter (see the model card)."""
+
+    streams: tuple[Stream, ...] = (Stream("semantic", 256), *(Stream("acoustic", 256) for _ in range(4)))
+    frame_rate_hz: float = 25.0
+    max_frames: int = 250
+    temporal_width: int = 192
+    temporal_layers: int = 4
+    temporal_heads: int = 4
+    temporal_key_heads: int = 1
+    temporal_hidden: int = 640
+    depth_width: int = 128
+    depth_layers: int = 2
+    depth_heads: int = 4
+    depth_hidden: int = 512
+
+
+class TinyMusicLM(nn.Module):
+    """policy.port.Policy with K streams. `trunk` alone gives the states that a value network reads."""
+
+    def __init__(self, config: TinyMusicLMConfig, tokenizer: TextTokenizer) -> None:
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        self.streams, self.frame_rate_hz = config.streams, config.frame_rate_hz
+        self.trunk = TemporalTrunk(config, tokenizer.size, tokenizer.length)
+        self.depth = DepthTransformer(config)
+        self.apply(_initialise)
+        _scale_residual_outputs(self)
+
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts -> [B, L] int64. An empty prompt gives the null condition."""
+        return self.tokenizer(prompts).to(self.trunk.embed_start.device)
+
+    def null_text(self, rows: int) -> Tensor:
+        """The null condition [rows, L]."""
+        return self.encode_text([""]).expand(rows, -1)
+
+    def temporal_states(self, codes: Tensor, text: Tensor) -> Tensor:
+        """codes [B, K, T], text [B, L] -> [B, T, D]; state t knows the text and the frames before t."""
+        return self.trunk(codes, text)
+
+    def forward(self, codes: Tensor, text: Tensor) -> Tensor:
+        """codes [B, K, T], text [B, L] -> logits [B, K, T, V] of every cell given its past; -inf past a stream's size.
+
+        Raises ValueError where the codes have another number of streams or more than `max_frames` frames.
+        """
+        if codes.shape[1] != len(self.streams) or codes.shape[2] > self.config.max_frames:
+            allowed = f"[B, {len(self.streams)}, at most {self.config.max_frames}]"
+            raise ValueError(f"codes: got shape {list(codes.shape)}, allowed {allowed}")
+        return self.depth(self.trunk(codes, text), codes)
+
+    def set_dropout(self, probability: float) -> None:
+        """Dropout on residual branches while in training mode. Zero unless set, and never stored: pretraining only."""
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.dropout = probability
+
+
+class TemporalTrunk(nn.Module):
+    """Text prefix and past frames -> one state a frame."""
+
+    def __init__(self, config: TinyMusicLMConfig, text_size: int, text_length: int) -> None:
+        super().__init__()
+        width = config.temporal_width
+        self.text_length = text_length
+        self.embed_text = nn.Embedding(text_size, width)
+        self.embed_codes = nn.Embedding(sum(stream.size for stream in config.streams), width)
+        self.embed_start = nn.Parameter(torch.zeros(width))
+        self.layers = nn.ModuleList(
+            Block(width, config.temporal_heads, config.temporal_key_heads, config.temporal_hidden)
+            for _ in range(config.temporal_layers)
+        )
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.register_buffer("offsets", stream_offsets(config.streams), persistent=False)
+        turns = rotary_turns(text_length + config.max_frames, width // config.temporal_heads)
+        self.register_buffer("turns", turns, persistent=False)  # [S, d/2, 2]
+
+    def forward(self, codes: Tensor, text: Tensor) -> Tensor:
+        """codes [B, K, T], text [B, L] -> [B, T, D]."""
+        x = torch.cat([self.embed_text(text), self._frames(codes)], dim=1)  # [B, L + T, D]
+        turns = torch.view_as_complex(self.turns[: x.shape[1]])
+        for layer in self.layers:
+            x = layer(x, turns)
+        return self.norm(x[:, self.text_length :])
+
+    def _frames(self, codes: Tensor) -> Tensor:
+        batch, streams, frames = codes.shape
+        start = self.embed_start.expand(batch, 1, -1)
+        if frames == 1:
+            return start
+        past = (codes[:, :, :-1] + self.offsets[:, None]).transpose(1, 2).reshape(-1, streams)  # [B (T-1), K]
+        summed = F.embedding_bag(past, self.embed_codes.weight, mode="sum")
+        return torch.cat([start, summed.view(batch, frames - 1, -1)], dim=1)
+
+
+class DepthTransformer(nn.Module):
+    """A frame's state and its earlier streams -> logits of its next stream."""
+
+    def __init__(self, config: TinyMusicLMConfig) -> None:
+        super().__init__()
+        width, sizes = config.depth_width, [stream.size for stream in config.streams]
+        self.project = Linear(config.temporal_width, width)
+        self.embed_codes = nn.Embedding(sum(sizes[:-1]), width)  # the last stream is never an input here
+        self.embed_place = nn.Parameter(torch.zeros(len(sizes), width))
+        self.layers = nn.ModuleList(
+            Block(width, config.depth_heads, config.depth_heads, config.depth_hidden)
+            for _ in range(config.depth_layers)
+        )
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.heads = nn.Parameter(torch.empty(len(sizes), width, max(sizes)))
+        self.register_buffer("offsets", stream_offsets(config.streams), persistent=False)
+        self.register_buffer("outside", outside_of_streams(config.streams), persistent=False)
+
+    def forward(self, states: Tensor, codes: Tensor) -> Tensor:
+        """states [B, T, D], codes [B, K, T] -> logits [B, K, T, V]."""
+        batch, streams, frames = codes.shape
+        first = self.project(states).view(batch * frames, 1, -1)
+        earlier = (codes[:, :-1] + self.offsets[:-1, None]).transpose(1, 2).reshape(batch * frames, streams - 1)
+        x = torch.cat([first, self.embed_codes(earlier)], dim=1) + self.embed_place  # [B T, K, D]
+        for layer in self.layers:
+            x = layer(x, None)
+        logits = torch.bmm(self.norm(x).transpose(0, 1), self.heads)  # [K, B T, V]
+        logits = logits.view(streams, batch, frames, -1).transpose(0, 1)
+        return logits if self.outside is None else logits.masked_fill(self.outside[:, None], -torch.inf)
+
+
+class Block(nn.Module):
+    """Pre-norm causal attention and feed-forward, without biases; queries, keys and values from one product.
+
+    Fewer key heads than query heads (a divisor) make the sampler's cache and its reading smaller by as much.
+    Source: grouped queries, arXiv 2305.13245.
+    """
+
+    def __init__(self, width: int, heads: int, key_heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads, self.key_heads, self.head_width, self.dropout = heads, key_heads, width // heads, 0.0
+        self.norm_attention = nn.LayerNorm(width, bias=False)
+        self.qkv = Linear(width, (heads + 2 * key_heads) * self.head_width)
+        self.attention_out = Linear(width, width)
+        self.norm_hidden = nn.LayerNorm(width, bias=False)
+        self.hidden = Linear(width, hidden)
+        self.hidden_out = Linear(hidden, width)
+
+    def forward(self, x: Tensor, turns: Tensor | None) -> Tensor:
+        """x [B, S, D], turns complex [S, d/2] or None -> [B, S, D]."""
+        return self.finish(x, *self.start(x, turns))
+
+    def start(self, x: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, S, D] -> queries [B, H, S, d], keys and values [B, G, S, d]."""
+        heads = self.qkv(self.norm_attention(x)).unflatten(-1, (-1, self.head_width))  # [B, S, H + 2 G, d]
+        query_key, value = heads[:, :, : -self.key_heads], heads[:, :, -self.key_heads :]
+        if turns is not None:
+            query_key = rotate(query_key, turns[:, None])
+        query, key = query_key[:, :, : self.heads], query_key[:, :, self.heads :]
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
+    def finish(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The block's input and what `start` made of it -> [B, S, D]."""
+        shared = self.heads // self.key_heads
+        if shared > 1:
+            key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self._drop(self.attention_out(attended.transpose(1, 2).flatten(-2)))
+        hidden = F.gelu(self.hidden(self.norm_hidden(x)), approximate="tanh")
+        return x + self._drop(self.hidden_out(hidden))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotary positions: neighbouring pairs of the last dimension, taken as complex numbers, are turned.
+
+    x [..., d], turns complex [..., d/2], broadcast -> [..., d].
+    """
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)
+
+
+@lru_cache(maxsize=8)
+def rotary_turns(positions: int, width: int) -> Tensor:
+    """exp(i * position / base^(2j/d)) as real pairs [positions, d/2, 2].
+
+    Source: arXiv 2104.09864, equation 34. Computed in float64, so that every machine has the same table.
+    """
+    frequencies = ROTARY_BASE ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angles = torch.arange(positions, dtype=torch.float64)[:, None] * frequencies
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
+
+
+def stream_offsets(streams: Sequence[Stream]) -> Tensor:
+    """[K]: where each stream's rows begin in one table of embeddings."""
+    sizes = torch.tensor([0, *(stream.size for stream in streams)])
+    return sizes.cumsum(0)[:-1]
+
+
+def outside_of_streams(streams: Sequence[Stream]) -> Tensor | None:
+    """[K, V] bool: entries that the stream does not have; None where all streams are of one size."""
+    sizes = torch.tensor([stream.size for stream in streams])
+    return None if len(set(sizes.tolist())) == 1 else torch.arange(int(sizes.max())) >= sizes[:, None]
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=INIT_STD)
+    for name in ("embed_start", "embed_place", "heads"):
+        if isinstance(getattr(module, name, None), nn.Parameter):
+            nn.init.normal_(getattr(module, name), std=INIT_STD)
+
+
+def _scale_residual_outputs(policy: TinyMusicLM) -> None:
+    """Residual branches start small, by depth. Source: GPT-2, section 2.3."""
+    for part in (policy.trunk, policy.depth):
+        for layer in part.layers:
+            with torch.no_grad():
+                layer.attention_out.weight /= (2 * len(part.layers)) ** 0.5
+                layer.hidden_out.weight /= (2 * len(part.layers)) ** 0.5

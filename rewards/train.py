@@ -1,0 +1,203 @@
+"""Trains the embedded reward models.
+
+    python -m rewards.train text_adherence|quality [corpus=build/world] [codec=build/tiny/codec] [out=DIR]
+                            [steps=N] [batch_size=N] [learning_rate=X] [seed=N] [threads=N]
+
+Without a codec (codec=none) the models know originals and damaged originals only; scores of what a policy plays then
+drift from scores of real sound, so a shipped model is always trained with one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cluster.errors import UserError
+from codec.port import Codec
+from rewards.bank import NO_CLIP, VIEWS, Bank, batches, build_bank, saved_bank
+from rewards.contrast import contrastive_loss
+from rewards.prompt_attributes import compatible, named_attributes
+from rewards.quality import QualityConfig, QualityNet, mos_of_severity, save_quality
+from rewards.text_adherence import TwoTowers, TwoTowersConfig, save_text_adherence
+from rewards.training import Progress, fit
+from rewards.words import WordTable
+from world.attributes import Attributes
+from world.captions import all_words, caption, prompt
+from world.corpus import Corpus
+
+WORD_DROPOUT, WORD_NOISE = 0.1, 0.03
+HEARD_SEVERITY = 0.6  # a worse damaged clip teaches a caption nothing
+
+
+@dataclass
+class TrainSettings:
+    corpus: str = "build/world"
+    codec: str = "build/tiny/codec"
+    out: str = ""  # empty: build/tiny/NAME
+    steps: int = 1200
+    batch_size: int = 96
+    learning_rate: float = 2e-3
+    seed: int = 0
+    threads: int = 1
+
+
+def train_text_adherence(
+    corpus: Corpus,
+    codec: Codec | None,
+    out_dir: str | Path,
+    steps: int = 1200,
+    seed: int = 0,
+    batch_size: int = 96,
+    learning_rate: float = 2e-3,
+    progress: Progress = print,
+) -> None:
+    """Two towers on the train split, captions written anew for each batch; writes a checkpoint to `out_dir`."""
+    torch.manual_seed(seed)
+    bank = training_bank(corpus, codec, "train", progress).of_clips()
+    bank = bank.take((bank.severity <= HEARD_SEVERITY).nonzero()[:, 0])
+    config = TwoTowersConfig(vocabulary=tuple(WordTable.of([" ".join(all_words())]).vocabulary))
+    towers = TwoTowers(config)
+    losses = _contrast(towers, bank, corpus.split("train").attributes, steps, batch_size, np.random.default_rng(seed))
+    fit("text_adherence", towers, losses, steps, learning_rate, progress)
+    save_text_adherence(out_dir, towers, config)
+
+
+def train_quality(
+    corpus: Corpus,
+    codec: Codec | None,
+    out_dir: str | Path,
+    steps: int = 1200,
+    seed: int = 0,
+    batch_size: int = 96,
+    learning_rate: float = 2e-3,
+    progress: Progress = print,
+) -> None:
+    """Regression of the opinion score on the train split; writes a checkpoint to `out_dir`."""
+    torch.manual_seed(seed + 1)
+    bank = training_bank(corpus, codec, "train", progress)
+    config = QualityConfig()
+    net = QualityNet(config)
+    losses = _regression(net, bank, steps, batch_size, np.random.default_rng(seed + 1))
+    fit("quality", net, losses, steps, learning_rate, progress)
+    save_quality(out_dir, net, config)
+
+
+def training_bank(corpus: Corpus, codec: Codec | None, split: str, progress: Progress, seed: int = 0) -> Bank:
+    """The bank of a split, kept beside the corpus until the codec changes."""
+    version = codec.version if codec is not None else "no codec"
+    clips = corpus.split(split)
+    key = f"{version} {len(clips)} {seed}"
+    path = Path(corpus.folder) / f"bank_{split}.npz"
+    return saved_bank(path, lambda: build_bank(clips, codec, seed, progress=progress), key)
+
+
+def _contrast(
+    towers: TwoTowers, bank: Bank, attributes: list[Attributes], steps: int, batch_size: int, rng: np.random.Generator
+) -> Iterator[Callable[[], Tensor]]:
+    for log_mel, rows in batches(bank, batch_size, steps, rng):
+        truths = [attributes[clip] for clip in rows.clip.tolist()]
+        captions = [prompt(a, rng) if rng.random() < 0.5 else caption(a, rng) for a in truths]
+        fits = fits_matrix(captions, truths)
+        ids = spoiled(towers.words.encode(captions), towers.words, rng)
+
+        def loss(log_mel: Tensor = log_mel, ids: Tensor = ids, fits: Tensor = fits) -> Tensor:
+            audio, text = towers.embed_audio(log_mel), towers.embed_text(ids)
+            return contrastive_loss(audio, text, towers.log_scale.clamp(max=3.4).exp(), fits)
+
+        yield loss
+
+
+def _regression(
+    net: QualityNet, bank: Bank, steps: int, batch_size: int, rng: np.random.Generator
+) -> Iterator[Callable[[], Tensor]]:
+    for log_mel, rows in batches(bank, batch_size, steps, rng):
+        target = mos_of_severity(rows.severity)
+
+        def loss(log_mel: Tensor = log_mel, target: Tensor = target) -> Tensor:
+            return F.smooth_l1_loss(net(log_mel), target, beta=0.3)
+
+        yield loss
+
+
+def fits_matrix(captions: list[str], truths: list[Attributes]) -> Tensor:
+    """[i, j]: whether clip i fulfils all that caption j names. -> [B, B] bool."""
+    named = [named_attributes(text) for text in captions]
+    return torch.tensor([[compatible(n, truth) for n in named] for truth in truths])
+
+
+def spoiled(ids: Tensor, words: WordTable, rng: np.random.Generator) -> Tensor:
+    """Drops some words and turns a few into unknown ones, as strangers write. [B, L] -> [B, L]."""
+    chance = torch.as_tensor(rng.random(tuple(ids.shape)))
+    unknown = torch.as_tensor(rng.integers(words.size - words.buckets, words.size, tuple(ids.shape)))
+    noisy = torch.where((chance > 1 - WORD_NOISE) & (ids != 0), unknown, ids)
+    return torch.where(chance < WORD_DROPOUT, torch.zeros_like(ids), noisy)
+
+
+def describe(bank: Bank) -> str:
+    """One line: how many rows of each view."""
+    counts = {view: int((bank.view == index).sum()) for index, view in enumerate(VIEWS)}
+    own = int((bank.clip != NO_CLIP).sum())
+    return f"{len(bank)} views ({', '.join(f'{n} {view}' for view, n in counts.items() if n)}), {own} of clips"
+
+
+TRAINERS: dict[str, Callable[..., None]] = {"text_adherence": train_text_adherence, "quality": train_quality}
+
+
+def parse_settings(arguments: list[str], settings: Any) -> Any:
+    """key=value over a dataclass of str, int and float. Raises UserError in one line."""
+    kinds = {field.name: type(getattr(settings, field.name)) for field in fields(settings)}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in kinds:
+            raise UserError(f"{argument}: got an unknown setting, allowed {', '.join(f'{k}=' for k in kinds)}")
+        try:
+            setattr(settings, key, kinds[key](value))
+        except ValueError:
+            raise UserError(f"{key}: got {value!r}, allowed a {kinds[key].__name__}") from None
+        if kinds[key] in (int, float) and key != "seed" and not getattr(settings, key) > 0:
+            raise UserError(f"{key}: got {value}, allowed a number > 0")
+    return settings
+
+
+def open_codec(directory: str) -> Codec | None:
+    """The codec of a directory; None for "none"."""
+    if directory == "none":
+        return None
+    from codec.checkpoint import load_codec
+
+    return load_codec(directory)
+
+
+def main(argv: list[str]) -> int:
+    """Exit status 0, or 2 with one line for input that cannot be used."""
+    try:
+        if not argv or argv[0] not in TRAINERS:
+            raise UserError(f"model: got {argv[0] if argv else 'nothing'!r}, allowed {', '.join(TRAINERS)}")
+        settings = parse_settings(argv[1:], TrainSettings())
+        torch.set_num_threads(settings.threads)
+        corpus, codec = Corpus.open(settings.corpus), open_codec(settings.codec)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    out = settings.out or f"build/tiny/{argv[0]}"
+    TRAINERS[argv[0]](
+        corpus, codec, out, settings.steps, settings.seed, settings.batch_size, settings.learning_rate, _say
+    )
+    _say(f"{argv[0]}: written to {out}")
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
