@@ -22,7 +22,7 @@ Source of the capacity: AReaL (arXiv 2505.24298), section 5.1; the deadlines mak
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -147,7 +147,7 @@ class Admission:
         due = sum(rows for sampled, rows in held.items() if sampled + self._bound <= deadline)
         return max(0, deadline - version + 1) * self._batch - due
 
-    def _by_version(self, tasks: Sequence[Outstanding] | None = None) -> Counter[int]:
+    def _by_version(self, tasks: Collection[Outstanding] | None = None) -> Counter[int]:
         counted: Counter[int] = Counter()
         for task in tasks if tasks is not None else [*self._in_flight.values(), *self._available.values()]:
             counted[task.version] += task.rows

@@ -29,13 +29,12 @@ import pyarrow as pa
 
 from actors import rows as schema
 from actors.records import Rollout, ScoredRollout, TrainingBatch
-from actors.replay_index import ReplayIndex, StoredTask, rebuild, rows_of
-from actors.replay_log import ReplayLog, read_log, to_ranges
-from actors.segments import SUFFIX, Segment, scan, sync_directory
+from actors.replay_index import ReplayIndex, StoredTask, rebuild, rows_of, stored_task
+from actors.replay_log import LOG, ReplayLog, to_ranges
+from actors.segments import SegmentFolder, sync_directory
 from cluster.errors import RunFailed
 from rewards.port import ScoreTable
 
-LOG = "log.jsonl"
 OWNER = "owner.json"
 
 
@@ -65,18 +64,17 @@ class ReplayStore:
         self._directory = Path(directory)
         self._epoch = epoch
         self._max_bytes = max_bytes
-        self._segment_rows = segment_rows
         self._counts = dict.fromkeys(("inserted", "duplicate", "refused", "cut_bytes", "damaged_tasks"), 0)
         self._directory.mkdir(parents=True, exist_ok=True)
         self._take_ownership()
         self._log = ReplayLog(self._directory / LOG)
-        self._counts["cut_bytes"] += self._log.cut_bytes
-        self._segments: dict[str, Segment] = {}
-        self._rows_in_last = 0
+        self._segments = SegmentFolder(self._directory, segment_rows, retired=self._finish_reclaiming())
+        self._counts["cut_bytes"] = self._log.cut_bytes + self._segments.cut_bytes
+        found = self._undamaged()
         self._index = ReplayIndex(times_sampled)
-        self._next_order = max((r["before"] for r in self._log.records if r["kind"] == "recover"), default=0)
-        self._finish_reclaiming()
-        rebuild(self._index, self._read_segments(), self._log.records)
+        rebuild(self._index, found, self._log.records)
+        orders = [r["before"] for r in self._log.records if r["kind"] == "recover"]
+        self._next_order = max([0, *orders, *(task.insert_order + 1 for task in found)])
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -104,7 +102,9 @@ class ReplayStore:
         """`insert` of a rollout that comes straight from a generator (by object reference), with its scores."""
         seconds = {**rollout.seconds, "score": sum(scores.seconds.values())}
         task, epoch, version = rollout.task, rollout.epoch, rollout.policy_version
-        return self.insert(ScoredRollout(task, epoch, version, rollout.codes, rollout.log_probs, scores, reward, seconds))
+        return self.insert(
+            ScoredRollout(task, epoch, version, rollout.codes, rollout.log_probs, scores, reward, seconds)
+        )
 
     def commit(self, row_ids: Sequence[int] | np.ndarray, step: int) -> None:
         """Rows were trained in `step`; durable on return. Saying it twice is saying it once.
@@ -142,12 +142,11 @@ class ReplayStore:
         then are deleted, until the store is at half of `max_bytes` (so that a run's rows stay for study while there is
         room). -> bytes freed."""
         self._check_owner()
-        names = sorted(self._segments)[:-1]  # never the last: it is still written to
         freed, removed = 0, []
-        for name in names:
+        for name in self._segments.names[:-1]:  # never the last: it is still written to
             finished = all(self._index.finished(task, before_step) for task in self._tasks_of(name))
-            if self.bytes_stored() - freed > self._max_bytes // 2 and finished:
-                freed += self._segments[name].size_bytes
+            if finished and self.bytes_stored() - freed > self._max_bytes // 2:
+                freed += self._segments.size_bytes(name)
                 removed.append(name)
         if removed:
             self._remove(removed, before_step)
@@ -180,7 +179,7 @@ class ReplayStore:
         if learner_version is not None and newest > learner_version:
             raise RunFailed(f"replay: rows of version {newest} for a learner of version {learner_version}")
         picked.sort(key=lambda pair: pair[0].task_id)
-        return schema.decode([(self._read(task), free) for task, free in picked])
+        return schema.decode([(self._segments.read(task.segment, task.offset_bytes), free) for task, free in picked])
 
     def stored_tasks(self) -> list[int]:
         """Tasks that need not be sampled again, ascending."""
@@ -191,28 +190,27 @@ class ReplayStore:
         return {task.task_id: (len(free), task.policy_version) for task, free in self._index.waiting()}
 
     def bytes_stored(self) -> int:
-        return sum(segment.size_bytes for segment in self._segments.values())
+        return self._segments.size_bytes()
 
     def stats(self) -> dict[str, float]:
-        """Counters since this store was opened (inserted, duplicate, refused, cut, damaged) and the state of the rows on
-        disk (the rest). Staleness in versions, over all uses in training."""
-        tasks = self._index.tasks.values()
-        staleness = self._index.staleness()
+        """What happened since this store was opened (inserted, duplicate, refused, damaged, cut), then the state of the
+        rows on disk. Staleness in versions, over all uses in training."""
+        totals = self._index.totals
         return {
             "rows_inserted": self._counts["inserted"],
             "tasks_duplicate": self._counts["duplicate"],
             "tasks_refused": self._counts["refused"],
             "tasks_damaged": self._counts["damaged_tasks"],
             "bytes_cut": self._counts["cut_bytes"],
-            "rows_stored": sum(len(task.trainable) for task in tasks),
+            "rows_stored": totals.rows,
             "rows_available": sum(len(free) for _, free in self._index.waiting()),
-            "rows_trained": sum(int((task.times_trained() > 0).sum()) for task in tasks),
-            "rows_untrainable": sum(int((~task.trainable).sum()) for task in tasks),
+            "rows_untrainable": totals.untrainable,
+            "rows_trained": totals.uses,
             "rows_dropped": self._index.rows_dropped,
             "bytes": self.bytes_stored(),
-            "segments": len(self._segments),
-            "staleness_mean": float(staleness.mean()) if len(staleness) else 0.0,
-            "staleness_max": float(staleness.max()) if len(staleness) else 0.0,
+            "segments": len(self._segments.names),
+            "staleness_mean": totals.staleness / max(1, totals.uses),
+            "staleness_max": totals.staleness_max,
         }
 
     # --- inside ------------------------------------------------------------------------------------------------
@@ -222,7 +220,7 @@ class ReplayStore:
             return f"epoch: got {scored.epoch}, allowed {self._epoch}"
         if not self._owned():
             return "this store was replaced by a newer one"
-        shape = next((schema.shape_of(segment.schema) for segment in self._segments.values()), None)
+        shape = schema.shape_of(self._segments.schema) if self._segments.schema else None
         if shape is not None and shape != scored.codes.shape[1:]:
             return f"codes: got [K, T] = {list(scored.codes.shape[1:])}, allowed {list(shape)}"
         return ""
@@ -236,53 +234,23 @@ class ReplayStore:
 
     def _append(self, scored: ScoredRollout) -> StoredTask:
         batch = schema.encode(scored, self._next_order)
-        if self.bytes_stored() + batch.nbytes > self._max_bytes:
+        if self.bytes_stored() + pa.ipc.get_record_batch_size(batch) > self._max_bytes:
             raise RunFailed(f"replay.max_bytes: {self._max_bytes} are full and no trained segment can be reclaimed")
         try:
-            segment = self._segment_for(batch)
-            offset = segment.append(batch)
+            segment, offset = self._segments.append(batch)
         except OSError as error:
             raise RunFailed(f"replay: cannot write to {self._directory}: {error.strerror or error}") from error
         self._next_order += 1
-        self._rows_in_last += len(batch)
-        return _stored_task(batch, segment.path.name, offset)
+        return stored_task(batch, segment, offset)
 
-    def _segment_for(self, batch: pa.RecordBatch) -> Segment:
-        """The last segment while it has room and the same schema, else a new one."""
-        last = self._segments[max(self._segments)] if self._segments else None
-        full = self._rows_in_last >= self._segment_rows
-        if last is not None and not full and last.schema.equals(batch.schema, check_metadata=True):
-            return last
-        segment = Segment.create(self._directory / self._next_name(), batch.schema)
-        self._segments[segment.path.name] = segment
-        self._rows_in_last = 0
-        return segment
-
-    def _next_name(self) -> str:
-        return f"segment_{self._last_number() + 1:06d}{SUFFIX}"
-
-    def _last_number(self) -> int:
-        reclaimed = (name for r in self._log.records if r["kind"] == "reclaim" for name in r["segments"])
-        return max((int(name.split("_")[1].split(".")[0]) for name in [*self._segments, *reclaimed]), default=-1)
-
-    def _read(self, task: StoredTask) -> pa.RecordBatch:
-        return self._segments[task.segment].read(task.offset_bytes)
-
-    def _read_segments(self) -> list[StoredTask]:
-        """Every complete, undamaged task on disk; torn ends are cut."""
-        found: list[StoredTask] = []
-        for path in sorted(self._directory.glob(f"segment_*{SUFFIX}")):
-            segment, batches, cut = Segment.reopen(path)
-            self._counts["cut_bytes"] += cut
-            if segment is None:
-                continue
-            self._segments[path.name] = segment
-            self._rows_in_last = sum(len(each.batch) for each in batches)
-            whole = [each for each in batches if schema.intact(each.batch)]
-            self._counts["damaged_tasks"] += len(batches) - len(whole)
-            found += [_stored_task(each.batch, path.name, each.offset_bytes) for each in whole]
-        self._next_order = max([self._next_order, *(task.insert_order + 1 for task in found)])
-        return found
+    def _undamaged(self) -> list[StoredTask]:
+        """Every task on disk whose rows are what was written."""
+        tasks: list[StoredTask] = []
+        for name, found in self._segments.found.items():
+            whole = [each for each in found if schema.intact(each.batch)]
+            self._counts["damaged_tasks"] += len(found) - len(whole)
+            tasks += [stored_task(each.batch, name, each.offset_bytes) for each in whole]
+        return tasks
 
     def _is_committed(self, task_id: int, rows: np.ndarray, step: int) -> bool:
         task = self._index.tasks.get(task_id)
@@ -290,9 +258,10 @@ class ReplayStore:
 
     def _check_commit(self, task_id: int, rows: np.ndarray, step: int) -> None:
         task = self._index.tasks.get(task_id)
-        free = set(task.open_rows(self._index.times_sampled)) if task is not None else set()
-        if task is None or not set(rows) <= free:
-            raise ValueError(f"commit of task {task_id}: rows {sorted(set(rows) - free)} do not wait to be trained")
+        free = task.open_rows(self._index.times_sampled).tolist() if task is not None else []
+        refused = sorted(set(rows.tolist()) - set(free))
+        if task is None or refused:
+            raise ValueError(f"commit of task {task_id}: rows {refused} do not wait to be trained")
         if step <= task.policy_version:
             raise ValueError(f"commit of task {task_id}: step {step} for rows of version {task.policy_version}")
 
@@ -301,18 +270,17 @@ class ReplayStore:
 
     def _remove(self, names: Sequence[str], step: int) -> None:
         tasks = [task.task_id for name in names for task in self._tasks_of(name)]
-        record = {"kind": "reclaim", "segments": list(names), "tasks": tasks, "step": int(step)}
-        self._append_log(record)
-        self._log.records.append(record)
+        self._append_log({"kind": "reclaim", "segments": list(names), "tasks": tasks, "step": int(step)})
         self._index.reclaim(tasks, step)
         for name in names:
-            self._segments.pop(name).path.unlink(missing_ok=True)
+            self._segments.delete(name)
 
-    def _finish_reclaiming(self) -> None:
-        """Deletes what a reclaim that was cut short left behind."""
-        for record in self._log.records:
-            for name in record["segments"] if record["kind"] == "reclaim" else []:
-                (self._directory / name).unlink(missing_ok=True)
+    def _finish_reclaiming(self) -> list[str]:
+        """Deletes what a reclaim that was cut short left behind. -> names of every segment that was reclaimed."""
+        names = [name for r in self._log.records if r["kind"] == "reclaim" for name in r["segments"]]
+        for name in names:
+            (self._directory / name).unlink(missing_ok=True)
+        return names
 
     def _append_log(self, record: dict) -> None:
         try:
@@ -336,41 +304,6 @@ class ReplayStore:
     def _check_owner(self) -> None:
         if not self._owned():
             raise RunFailed("replay: this store was replaced by a newer one")
-
-
-def read_rows(directory: str | Path) -> pa.Table:
-    """Every row of a run's replay folder, in the order of their inserts, for study. Touches nothing.
-
-    Beside the columns of actors.rows: `trained_step` (null: not trained), `staleness` (versions, when first trained) and
-    `dropped` (by a recovery or given up).
-    """
-    folder, index = Path(directory), ReplayIndex()
-    scans = {path.name: scan(path)[1] for path in sorted(folder.glob(f"segment_*{SUFFIX}"))}
-    batches = {(name, f.offset_bytes): f.batch for name, found in scans.items() for f in found if schema.intact(f.batch)}
-    tasks = [_stored_task(batch, *place) for place, batch in batches.items()]
-    rebuild(index, tasks, read_log(folder / LOG))
-    parts = []
-    for task in sorted(tasks, key=lambda each: each.insert_order):
-        live = index.tasks.get(task.task_id) is task
-        parts.append(_with_fate(batches[task.segment, task.offset_bytes], task, live))
-    return pa.concat_tables(parts, promote_options="default") if parts else pa.table({})
-
-
-def _with_fate(batch: pa.RecordBatch, task: StoredTask, live: bool) -> pa.Table:
-    steps: list[int | None] = [None] * len(batch)
-    for rows, step in reversed(task.trained if live else []):
-        for row in rows:
-            steps[row] = step
-    dropped = [not live or (task.given_up and step is None) for step in steps]
-    staleness = [None if step is None else step - 1 - task.policy_version for step in steps]
-    table = pa.Table.from_batches([batch]).append_column("trained_step", pa.array(steps, pa.int64()))
-    return table.append_column("staleness", pa.array(staleness, pa.int64())).append_column("dropped", pa.array(dropped))
-
-
-def _stored_task(batch: pa.RecordBatch, segment: str, offset_bytes: int) -> StoredTask:
-    task_id, order, version = (batch.column(name)[0].as_py() for name in ("task_id", "insert_order", "policy_version"))
-    sampling = schema.sampling_of(batch)
-    return StoredTask(task_id, order, version, sampling, schema.trainable_rows(batch), segment, offset_bytes)
 
 
 def _take(waiting: Sequence[tuple[StoredTask, np.ndarray]], rows: int | None) -> list[tuple[StoredTask, np.ndarray]]:

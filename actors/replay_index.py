@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 
+from actors import rows as schema
 from actors.replay_log import Record
 from policy.port import SamplingSettings
 
@@ -48,6 +50,27 @@ class StoredTask:
         return np.concatenate([np.empty(0, dtype=np.int64), *(rows for rows, s in self.trained if s == step)])
 
 
+@dataclass
+class Totals:
+    """Sums over the tasks that are on disk; kept up to date, so that asking costs nothing however long the run."""
+
+    rows: int = 0
+    untrainable: int = 0
+    uses: int = 0  # of rows in training
+    staleness: int = 0  # sum over uses: the learner's version then, minus the row's
+    staleness_max: int = 0
+
+    def add(self, task: StoredTask) -> None:
+        self.rows += len(task.trainable)
+        self.untrainable += int((~task.trainable).sum())
+
+    def use(self, task: StoredTask, rows: int, step: int) -> None:
+        stale = step - 1 - task.policy_version
+        self.uses += rows
+        self.staleness += rows * stale
+        self.staleness_max = max(self.staleness_max, stale)
+
+
 class ReplayIndex:
     """Tasks by id, and the counters of everything that left."""
 
@@ -57,6 +80,7 @@ class ReplayIndex:
         self.gone: set[int] = set()  # tasks whose segment was reclaimed: done with, and not to be stored again
         self.rows_dropped = 0
         self.reclaimed_step = 0  # there is no way back to a checkpoint before this one
+        self.totals = Totals()
         self._open: set[int] = set()
 
     def add(self, task: StoredTask) -> None:
@@ -64,6 +88,7 @@ class ReplayIndex:
         if task.task_id in self.tasks:
             raise ValueError(f"task {task.task_id} is stored twice")
         self.tasks[task.task_id] = task
+        self.totals.add(task)
         self._refresh(task)
 
     def waiting(self) -> list[tuple[StoredTask, np.ndarray]]:
@@ -78,6 +103,7 @@ class ReplayIndex:
             task = self.tasks.get(task_id)
             if task is not None:
                 task.trained.append((picked, step))
+                self.totals.use(task, len(picked), step)
                 self._refresh(task)
 
     def recover(self, version: int, before: int) -> int:
@@ -89,6 +115,7 @@ class ReplayIndex:
         for task in self.tasks.values():
             task.trained = [(rows, step) for rows, step in task.trained if step <= version]
             self._refresh(task)
+        self._sum_up()
         dropped = sum(int(task.trainable.sum()) for task in late)
         self.rows_dropped += dropped
         return dropped
@@ -108,16 +135,19 @@ class ReplayIndex:
         for task_id in task_ids:
             self.gone.add(task_id)
             self.tasks.pop(task_id, None)
+        self._sum_up()
         self.reclaimed_step = max(self.reclaimed_step, step)
 
     def finished(self, task: StoredTask, step: int) -> bool:
         """Whether no checkpoint from `step` on can ask for the task again."""
         return task.task_id not in self._open and all(trained <= step for _, trained in task.trained)
 
-    def staleness(self) -> np.ndarray:
-        """Of every use of every row: the learner's version then, minus the row's. -> [n] int64."""
-        uses = [np.full(len(rows), s - 1 - t.policy_version) for t in self.tasks.values() for rows, s in t.trained]
-        return np.concatenate([np.empty(0, dtype=np.int64), *uses])
+    def _sum_up(self) -> None:
+        self.totals = Totals()
+        for task in self.tasks.values():
+            self.totals.add(task)
+            for rows, step in task.trained:
+                self.totals.use(task, len(rows), step)
 
     def _refresh(self, task: StoredTask) -> None:
         if len(task.open_rows(self.times_sampled)):
@@ -163,3 +193,10 @@ def rows_of(record: Record) -> dict[int, np.ndarray]:
     for task_id, first, last in record["rows"]:
         spans.setdefault(task_id, []).append(np.arange(first, last + 1))
     return {task_id: np.concatenate(parts) for task_id, parts in spans.items()}
+
+
+def stored_task(batch: pa.RecordBatch, segment: str, offset_bytes: int) -> StoredTask:
+    """The index entry of a record batch."""
+    task_id, order, version = (batch.column(name)[0].as_py() for name in ("task_id", "insert_order", "policy_version"))
+    sampling = schema.sampling_of(batch)
+    return StoredTask(task_id, order, version, sampling, schema.trainable_rows(batch), segment, offset_bytes)

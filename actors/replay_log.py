@@ -1,9 +1,9 @@
 """The replay store's log: what happened to rows after they were stored. Append-only, a line a record, fsynced.
 
-    CRC32 {"kind": "commit",  "step": 7, "rows": [[task, first, last], ...]}     trained in the step that leads to version 7
-    CRC32 {"kind": "recover", "version": 5, "before": 40}     the run went back to the checkpoint of version 5
-    CRC32 {"kind": "drop",    "tasks": [...], "reason": "..."}     their remaining rows will never be trained
-    CRC32 {"kind": "reclaim", "segments": [...], "tasks": [...], "step": 3}     files that are no longer needed
+    CRC32 {"kind": "commit",  "step": 7, "rows": [[task, first, last], ...]}   trained in the step to version 7
+    CRC32 {"kind": "recover", "version": 5, "before": 40}                      back to the checkpoint of version 5
+    CRC32 {"kind": "drop",    "tasks": [...], "reason": "..."}                 their remaining rows are given up
+    CRC32 {"kind": "reclaim", "segments": [...], "tasks": [...], "step": 3}    files that nobody needs any more
 
 Records are applied in order. "before" is the insert order at that moment: what was inserted later is not meant.
 """
@@ -19,6 +19,7 @@ from typing import Any
 
 from actors.rows import split_row_id
 
+LOG = "log.jsonl"
 Record = dict[str, Any]
 
 

@@ -1,13 +1,13 @@
 """Replay rows as Arrow record batches: one batch a task, one row a sequence. The schema is the run's public record.
 
-    row_id, task_id, row            row_id = task_id * 65536 + row: the same sequence has the same number on any actor
-    insert_order                    counts the store's inserts; tells a task from its earlier, dropped incarnation
-    epoch, policy_version           which incarnation of the run wrote it, with which weights
-    prompt, seed, temperature, guidance_scale
-    codes, log_probs                [K * T], row-major; K and T stand in the schema's metadata
-    reward                          NaN where a reward with weight is missing
-    score_NAME, status_NAME, version_NAME   raw score, "ok" or why it is missing, content hash of the reward model
-    crc32                           of the row's codes, log-probs, reward and numbers: a half-written row is found out
+row_id, task_id, row            row_id = task_id * 65536 + row: the same sequence has the same number on any actor
+insert_order                    counts the store's inserts; tells a task from its earlier, dropped incarnation
+epoch, policy_version           which incarnation of the run wrote it, with which weights
+prompt, seed, temperature, guidance_scale
+codes, log_probs                [K * T], row-major; K and T stand in the schema's metadata
+reward                          NaN where a reward with weight is missing
+score_NAME, status_NAME, version_NAME   raw score, "ok" or why it is missing, content hash of the reward model
+crc32                           of the row's codes, log-probs, reward and numbers: a half-written row is found out
 """
 
 from __future__ import annotations

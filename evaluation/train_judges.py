@@ -18,12 +18,13 @@ from torch.nn import functional as F
 
 from cluster.errors import UserError
 from codec.port import Codec
-from evaluation.judges import SecondTowers, save_second_text_audio
+from evaluation.judges import SECOND, SecondTowers, save_second_text_audio
 from evaluation.probes import AttributeProbe, save_attribute_judge
 from evaluation.signal_measures import SpectrumReference, TempoReference, save_measure
 from rewards.bank import VIEWS, Bank, batches
+from rewards.checkpoint import write_training
 from rewards.contrast import contrastive_loss
-from rewards.train import fits_matrix, open_codec, parse_settings, spoiled, training_bank
+from rewards.train import declared, fits_matrix, open_codec, parse_settings, spoiled, training_bank
 from rewards.training import Progress, fit
 from rewards.words import WordTable
 from world.attributes import ATTRIBUTES
@@ -63,11 +64,14 @@ def train_judges(
     towers = SecondTowers(WordTable.of([*split.captions, *split.table["caption_alt"].to_pylist()]).vocabulary)
     losses = _contrast(towers, bank, split, steps, batch_size, np.random.default_rng(JUDGE_SEED + seed))
     fit("second_text_audio", towers, losses, steps, learning_rate, progress)
-    save_second_text_audio(out / "second_text_audio", towers)
+    save_second_text_audio(out / SECOND, towers)
+    entries = declared("judge", bank, codec, steps, batch_size, JUDGE_SEED + seed)
+    write_training(out / SECOND, entries)
     probe = AttributeProbe()
     reading = _classification(probe, bank, split, steps, batch_size, np.random.default_rng(JUDGE_SEED + seed + 1))
     fit("attributes", probe, reading, steps, learning_rate, progress)
     save_attribute_judge(out / "attributes", probe)
+    write_training(out / "attributes", entries)
     measure_references(bank, split, out)
     progress(f"judges: written to {out}")
 

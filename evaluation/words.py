@@ -24,6 +24,6 @@ def describe(name: str) -> str:
     return _DESCRIPTIONS.get(name, "")
 
 
-def signed(value: float, digits: int = 2) -> str:
+def signed(value: float | None, digits: int = 2) -> str:
     """+0.31, -0.02 with a real minus sign; a dash where there is no number."""
-    return "\u2013" if not math.isfinite(value) else f"{value:+.{digits}f}".replace("-", "\u2212")
+    return "\u2013" if value is None or not math.isfinite(value) else f"{value:+.{digits}f}".replace("-", "\u2212")

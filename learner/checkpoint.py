@@ -48,7 +48,7 @@ def save_checkpoint(
 ) -> Path:
     """Writes RUN/checkpoints/step_N, durable and complete when this returns.
 
-    controller_state: JSON values. config: a dataclass or JSON values, kept for the reader. An existing checkpoint of
+    controller_state: JSON values. config: a dataclass or a dictionary of JSON values, kept for the reader. An existing checkpoint of
     the same step is replaced. Raises OSError when the disk refuses (the .tmp directory is then left to be pruned).
     """
     target = checkpoint_path(run_dir, step)
@@ -57,7 +57,7 @@ def save_checkpoint(
     temporary.mkdir(parents=True)
     _write_learner(temporary, learner)
     _write_json(temporary / "controller_state.json", controller_state)
-    _write_json(temporary / "config.json", dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config)
+    _write_json(temporary / "config.json", config if isinstance(config, dict) else dataclasses.asdict(config))
     _write_manifest(temporary, step)
     _publish(temporary, target)
     return target

@@ -40,7 +40,7 @@ from ray import ObjectRef
 from ray.exceptions import ObjectLostError
 
 from actors.admission import Admission
-from actors.records import TrainingBatch
+from actors.records import RolloutTask, TrainingBatch
 from actors.replay import InsertReceipt
 from cluster.errors import RunFailed
 from cluster.ledger import Ledger
@@ -48,7 +48,9 @@ from cluster.supervision import ActorPool
 from cluster.weight_bus import Publication
 from configs.schema import Config
 from evaluation.score_rows import append_rows, read_rows, steps_of, truncate_rows
+from learner.recorder import Recorder
 from learner.tasks import TaskPlan
+from rewards.port import ScoreTable
 
 logger = logging.getLogger(__name__)
 
@@ -75,26 +77,23 @@ class Pools:
 
 
 @dataclass(frozen=True)
-class RolloutNotice:
-    """What the controller hears of a rollout; the rollout itself stays where it was made."""
-
-    task_id: int
-    policy_version: int
-    rows: int
-    seconds: dict[str, float]  # "sample", "decode"
-
-
-@dataclass(frozen=True)
 class Scored:
     """Scores of one rollout, and the reward they mix to."""
 
-    scores: Any  # rewards.port.ScoreTable
+    table: ScoreTable
     reward: np.ndarray  # [B] float32, NaN where one is missing
 
     @property
     def missing(self) -> int:
         """Scores that a reward did not give."""
-        return sum(status != "ok" for statuses in self.scores.status.values() for status in statuses)
+        return sum(status != "ok" for statuses in self.table.status.values() for status in statuses)
+
+
+@dataclass
+class Newest:
+    """The publication that generators prepare themselves with; shared with the pool that does it."""
+
+    publication: Publication | None = None
 
 
 @dataclass
@@ -105,16 +104,13 @@ class Counts:
     rows_dropped: int = 0
     rows_duplicate: int = 0
     rows_refused: int = 0
-    restarts_generator: int = 0
-    restarts_scorer: int = 0
-    restarts_replay: int = 0
-    restarts_evaluator: int = 0
 
 
 class Controller:
     """One run, from a checkpoint or from the start, to `learner.steps`.
 
-    score: rollout reference and its number of rows -> scores and reward. on_row: takes each step's finished row.
+    score: reference to the clips of a rollout, and how many -> scores and reward. recorder: takes each
+    step's finished row.
     """
 
     def __init__(
@@ -122,21 +118,22 @@ class Controller:
         config: Config,
         run_dir: Path,
         pools: Pools,
+        newest: Newest,
         plan: TaskPlan,
         score: Callable[[ObjectRef, int], Coroutine[Any, Any, Scored]],
-        on_row: Callable[[Row], None],
-        on_status: Callable[[str], None],
+        recorder: Recorder,
         ledger: Ledger,
     ) -> None:
         self.config = config
         self.run_dir = run_dir
         self.pools = pools
+        self._newest = newest
         self.version = 0
         self.counts = Counts()
+        self._restarts_before: dict[str, int] = {}
         self._plan = plan
         self._score = score
-        self._on_row = on_row
-        self._on_status = on_status
+        self._recorder = recorder
         self._ledger = ledger
         self._asynchronous = config.pipeline.mode == "async"
         self._admission = Admission(
@@ -150,7 +147,6 @@ class Controller:
         self._again: list[int] = []  # tasks that the checkpoint left open: they come first
         self._stored: frozenset[int] = frozenset()  # tasks that the store held when the run was resumed
         self._free = pools.generator.size
-        self.publication: Publication | None = None
         self._producing: set[asyncio.Task[None]] = set()
         self._doing: Counter[str] = Counter()
         self._progress_at = time.monotonic()
@@ -193,14 +189,16 @@ class Controller:
             self.version = state["version"]
             self._next_task = state["next_task"]
             self.counts = Counts(**state["counts"])
+            self._restarts_before = state["restarts"]
             await self.pools.replay.call("recover", self.version)
             self._stored = frozenset(await self.pools.replay.call("stored_tasks"))
             self._again = [task_id for task_id in state["open_tasks"] if task_id not in self._stored]
             late = self._admission.rebase(self.version, await self.pools.replay.call("available_tasks"))
             if late:
                 self.counts.rows_dropped += await self.pools.replay.call("drop", late, "too stale after a resume")
+        self._recorder.begin_at(self.version)
         truncate_rows(self.run_dir, self.version)
-        self._on_status(f"resumed at step {self.version}")
+        self._recorder.status(f"resumed at step {self.version}")
 
     def _state(self) -> dict[str, Any]:
         """What a checkpoint must know beside the learner."""
@@ -210,14 +208,15 @@ class Controller:
             "next_task": self._next_task,
             "open_tasks": open_tasks,
             "counts": asdict(self.counts),
+            "restarts": self._restarts(),
         }
 
     # ---- from a free place to durable rows ------------------------------------------------------------------------
 
     def _issue(self) -> None:
         """Starts tasks while there is room for their rows and a generator to sample them."""
-        assert self.publication is not None
-        weights = self.publication.version
+        assert self._newest.publication is not None
+        weights = self._newest.publication.version
         while self._free > 0 and self._admission.capacity(self._due, weights) >= self._plan.rows:
             task_id = self._take_number()
             self._admission.admit(task_id, self._plan.rows, self._due, weights)
@@ -249,28 +248,34 @@ class Controller:
         self._news.set()
 
     async def _sample_score_insert(self, task_id: int) -> InsertReceipt:
-        notice, rollout = await self._roll_out(task_id)
+        task = self._plan.task(task_id)
+        rollout, clips = await self._roll_out(task)
         with self._stage("score", shared=True):
-            scored = await self._score(rollout, notice.rows)
+            scored = await self._score(clips, len(task.prompts))
+        del clips  # the object store may let go of them
         with self._stage("insert", shared=True):
-            receipt = await self.pools.replay.call("insert_rollout", rollout, scored.scores, scored.reward)
-        if receipt.refused_reason:
-            self.counts.rows_refused += notice.rows
-            raise RunFailed(f"replay store refused task {task_id}: {receipt.refused_reason}")
-        for stage, seconds in receipt.seconds.items():
-            self._ledger.busy(stage, seconds)
-        self.counts.rows_duplicate += notice.rows * receipt.duplicate
-        self.counts.rows_dropped += notice.rows - receipt.trainable_rows
-        self.counts.scores_missing += scored.missing
+            receipt = await self.pools.replay.call("insert_rollout", rollout, scored.table, scored.reward)
+        self._count(receipt, scored, len(task.prompts))
         return receipt
 
-    async def _roll_out(self, task_id: int) -> tuple[RolloutNotice, ObjectRef]:
+    async def _roll_out(self, task: RolloutTask) -> tuple[ObjectRef, ObjectRef]:
+        """-> references to the rollout and to its clips."""
         try:
             with self._stage("sample", shared=True):
-                return await self.pools.generator.call("rollout", self._plan.task(task_id))
+                _, rollout, clips = await self.pools.generator.call("roll_out", task)
         finally:
             self._free += 1
-            self._issue()
+        self._issue()
+        return rollout, clips
+
+    def _count(self, receipt: InsertReceipt, scored: Scored, rows: int) -> None:
+        if receipt.refused_reason:
+            raise RunFailed(f"replay: refused task of {rows} rows: {receipt.refused_reason}")
+        for stage, seconds in receipt.seconds.items():
+            self._ledger.busy(stage, seconds)
+        self.counts.rows_duplicate += rows if receipt.duplicate else 0
+        self.counts.rows_dropped += rows - receipt.trainable_rows
+        self.counts.scores_missing += scored.missing
 
     # ---- from rows to versions ------------------------------------------------------------------------------------
 
@@ -313,27 +318,29 @@ class Controller:
 
     async def _publish(self) -> None:
         with self._stage("publish"):
-            self.publication = await self.pools.learner.call("publish", deadline_s=self._learner_deadline_s)
+            self._newest.publication = await self.pools.learner.call("publish", deadline_s=self._learner_deadline_s)
             await self.pools.generator.refresh()
 
     async def _evaluate_once(self) -> Row:
         """Evaluates the current version unless its rows are there -> judge_NAME, the means of the held-out judges."""
         if self.version in steps_of(read_rows(self.run_dir)):
             return {}
-        self._on_status(f"evaluating step {self.version}")
+        self._recorder.status(f"evaluating step {self.version}")
         with self._stage("evaluate"):
-            arguments = (self.publication, self.version, str(self.run_dir))
+            arguments = (self._newest.publication, self.version, str(self.run_dir))
             summary = await self.pools.evaluator.call("evaluate", *arguments)
         append_rows(self.run_dir, summary.rows)
-        self._on_status("")
-        return {f"judge_{name}": mean for name, mean in summary.means.items() if name not in summary.in_reward}
+        held_out = {name: mean for name, mean in summary.means.items() if name not in summary.in_reward}
+        self._recorder.evaluated(held_out)
+        self._recorder.status("")
+        return {f"judge_{name}": mean for name, mean in held_out.items()}
 
     async def _finish_row(self, metrics: Row) -> None:
         stats = await self.pools.replay.call("stats")
         seconds = self._ledger.close_row()
         spent = sum(value for name, value in seconds.items() if name.startswith("seconds_"))
         audio_s = metrics["sequences"] * self.config.sampling.seconds
-        self._on_row(
+        self._recorder.row(
             {
                 "learner_step": self.version,
                 "policy_version": self.version,
@@ -343,6 +350,7 @@ class Controller:
                 "seconds_step": spent,
                 "audio_seconds_per_second": audio_s / max(spent, 1e-9),
                 **asdict(self.counts),
+                **self._restarts(),
                 "replay_rows": stats["rows_available"],
                 "replay_bytes": stats["bytes"],
             }
@@ -354,6 +362,11 @@ class Controller:
             await self.pools.learner.call("save", str(self.run_dir), self._state(), deadline_s=self._learner_deadline_s)
             oldest = max(0, self.version - self.config.run.keep_checkpoints * self.config.run.checkpoint_every)
             await self.pools.replay.call("reclaim", oldest)
+
+    def _restarts(self) -> dict[str, int]:
+        """restarts_ROLE since step 0."""
+        now = {f"restarts_{pool.name}": pool.restarts for pool in self.pools.all()}
+        return {name: count + self._restarts_before.get(name, 0) for name, count in now.items()}
 
     def _is_due(self, every: int) -> bool:
         return self.version == self.config.learner.steps or (every > 0 and self.version % every == 0)

@@ -24,6 +24,7 @@ from learner.optimiser import Optimiser, scheduled_rate
 from learner.value import ValueNetwork
 from policy.log_probs import gather, log_distribution
 from policy.port import SamplingSettings
+from policy.tiny_musiclm import TinyMusicLM
 
 
 class NonFiniteLoss(RunFailed):
@@ -57,15 +58,15 @@ class _Outcome:
 class Learner:
     """KL-regularised REINFORCE with a value baseline (MusicRL section 3.2).
 
-    policy, reference: torch modules behind policy.port.Policy, of one set of streams; the reference is frozen.
+    policy, reference: of one set of streams; the reference is frozen.
     sampling: the settings that sampled the batches: log-probabilities are those of that distribution.
     total_steps: steps of the whole run, for the learning rate's decay.
     """
 
     def __init__(
         self,
-        policy: nn.Module,
-        reference: nn.Module,
+        policy: TinyMusicLM,
+        reference: TinyMusicLM,
         config: LearnerConfig,
         sampling: SamplingSettings,
         total_steps: int,
@@ -116,7 +117,7 @@ class Learner:
             baseline = objective.batch_mean_baseline(rewards)
         tensors = (
             torch.from_numpy(batch.codes.astype(np.int64)),
-            self.policy.encode_text(batch.prompts),  # type: ignore[operator]
+            self.policy.encode_text(batch.prompts),
             torch.from_numpy(batch.log_probs.astype(np.float32)),
             rewards,
             baseline,

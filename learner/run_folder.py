@@ -59,12 +59,18 @@ class RunFolder:
 
     def check_new(self) -> None:
         """Raises UserError if a run cannot be started here. Makes nothing."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"run.dir: got {str(self.path)!r}, which is a file; allowed a new or empty folder")
-        existing = self.path if self.path.exists() else nearest_existing(self.path)
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        try:
+            self._check_new()
+        except OSError as error:  # a parent that may not even be looked into
+            raise UserError(f"run.dir: got {str(self.path)!r}, which cannot be used: {error.strerror}") from None
+
+    def _check_new(self) -> None:
+        existing = nearest_existing(self.path)
+        if not existing.is_dir():
+            raise UserError(f"run.dir: got {str(self.path)!r}, but {str(existing)!r} is a file")
+        if not os.access(existing, os.W_OK | os.X_OK):
             raise UserError(f"run.dir: got {str(self.path)!r}, but {str(existing)!r} cannot be written to")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if existing == self.path and any(self.path.iterdir()):
             raise UserError(
                 f"run.dir: got {str(self.path)!r}, which is not empty; allowed a new or empty folder "
                 f"(to go on with that run: run.resume={self.path})"

@@ -12,6 +12,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from policy.tiny_musiclm import TinyMusicLM
+
 
 class ValueNetwork(nn.Module):
     """V(s_t) at the start of every frame t: one value for the K cells of the frame.
@@ -28,7 +30,7 @@ class ValueNetwork(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     @classmethod
-    def from_policy(cls, policy: nn.Module) -> ValueNetwork:
+    def from_policy(cls, policy: TinyMusicLM) -> ValueNetwork:
         """A value network on a copy of `policy.trunk`; the policy's own weights are neither shared nor touched."""
         trunk = copy.deepcopy(policy.trunk).requires_grad_(True)
         device = next(policy.parameters()).device

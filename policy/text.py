@@ -14,24 +14,24 @@ from torch import Tensor
 PAD = 0  # the learnt pad token; a text of nothing but pads is the null condition
 WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 # Words that tell nothing about the sound: left out, so that the fixed length holds longer captions
-FILLERS = frozenset("a an the is are this that i of we you it its be to and".split())
+FILLERS = frozenset({"a", "an", "the", "is", "are", "this", "that", "i", "of", "we", "you", "it", "its", "be", "to", "and"})
 
 # Words that people use in music captions and that the world's own captions need not contain
 MUSIC_WORDS = """
     acapella ambient anthem arpeggio atmospheric background ballad band baroque bass bassline beat beats bells blues
-    bossa brass bright bongo cello cheerful chill chilled choir chord chords cinematic clarinet classical club country
-    crescendo dance dark deep delicate distorted disco double-bass downtempo dramatic dreamy drone drum drums dub dubstep
-    edm electric electro electronic emotional energetic epic ethereal experimental fast female festive folk funk funky
-    fuzz gentle gloomy gospel groove groovy guitar guitars happy hard harmonic harmonica harmony harp heavy high hip-hop
-    hop horn house hymn indie industrial instrument instrumental instruments intense jazz jazzy joyful keyboard latin
-    lo-fi lofi loop loud low lullaby lush male mallet mandolin marimba melancholic melancholy mellow melodic melody metal
-    minor major minimal minimalist modern mood movie music muted mysterious new-age noise noisy nostalgic oboe opera
-    orchestra orchestral organ oriental pad pads passionate peaceful percussion piano playful pop powerful progressive
-    psychedelic punchy punk quiet rap raw recording reggae relaxing retro reverb rhythm rhythmic rock romantic sad samba
-    sax saxophone sentimental simple sitar ska slow slide soft solo song soothing soul soundtrack spacey spiritual string
-    strings strum suspenseful swing synth synthesiser synths tabla techno tempo tense traditional trance trap trombone
-    tropical trumpet tuba ukulele upbeat uplifting vibe vibraphone viola violin vocal vocals voice waltz warm whistle
-    woodwind xylophone young
+    bossa brass bright bongo cello cheerful chill chilled choir chord chords cinematic clarinet classical club
+    country crescendo dance dark deep delicate distorted disco double-bass downtempo dramatic dreamy drone drum
+    drums dub dubstep edm electric electro electronic emotional energetic epic ethereal experimental fast female
+    festive folk funk funky fuzz gentle gloomy gospel groove groovy guitar guitars happy hard harmonic harmonica
+    harmony harp heavy high hip-hop hop horn house hymn indie industrial instrument instrumental instruments intense
+    jazz jazzy joyful keyboard latin lo-fi lofi loop loud low lullaby lush male mallet mandolin marimba melancholic
+    melancholy mellow melodic melody metal minor major minimal minimalist modern mood movie music muted mysterious
+    new-age noise noisy nostalgic oboe opera orchestra orchestral organ oriental pad pads passionate peaceful
+    percussion piano playful pop powerful progressive psychedelic punchy punk quiet rap raw recording reggae
+    relaxing retro reverb rhythm rhythmic rock romantic sad samba sax saxophone sentimental simple sitar ska slow
+    slide soft solo song soothing soul soundtrack spacey spiritual string strings strum suspenseful swing synth
+    synthesiser synths tabla techno tempo tense traditional trance trap trombone tropical trumpet tuba ukulele
+    upbeat uplifting vibe vibraphone viola violin vocal vocals voice waltz warm whistle woodwind xylophone young
 """
 
 

@@ -126,7 +126,11 @@ class TemporalTrunk(nn.Module):
 
 
 class DepthTransformer(nn.Module):
-    """A frame's state and its earlier streams -> logits of its next stream."""
+    """A frame's state and its earlier streams -> logits of its next stream.
+
+    The first block is parallel and a token's place is part of its embedding: so all that this block makes of a token
+    but the attention depends on the token alone, and the sampler looks it up.
+    """
 
     def __init__(self, config: TinyMusicLMConfig) -> None:
         super().__init__()
@@ -135,8 +139,8 @@ class DepthTransformer(nn.Module):
         self.embed_codes = nn.Embedding(sum(sizes[:-1]), width)  # the last stream is never an input here
         self.embed_place = nn.Parameter(torch.zeros(len(sizes), width))
         self.layers = nn.ModuleList(
-            Block(width, config.depth_heads, config.depth_heads, config.depth_hidden)
-            for _ in range(config.depth_layers)
+            Block(width, config.depth_heads, config.depth_heads, config.depth_hidden, parallel=layer == 0)
+            for layer in range(config.depth_layers)
         )
         self.norm = nn.LayerNorm(width, bias=False)
         self.heads = nn.Parameter(torch.empty(len(sizes), width, max(sizes)))
@@ -159,45 +163,55 @@ class DepthTransformer(nn.Module):
 class Block(nn.Module):
     """Pre-norm causal attention and feed-forward, without biases; queries, keys and values from one product.
 
+        sequential   y = x + attention(norm(x)),   y + feed_forward(norm'(y))
+        parallel     x + attention(norm(x)) + feed_forward(norm(x))
+
     Fewer key heads than query heads (a divisor) make the sampler's cache and its reading smaller by as much.
-    Source: grouped queries, arXiv 2305.13245.
+    Source: grouped queries, arXiv 2305.13245; parallel blocks, arXiv 2204.02311, section 2.
     """
 
-    def __init__(self, width: int, heads: int, key_heads: int, hidden: int) -> None:
+    def __init__(self, width: int, heads: int, key_heads: int, hidden: int, parallel: bool = False) -> None:
         super().__init__()
-        self.heads, self.key_heads, self.head_width, self.dropout = heads, key_heads, width // heads, 0.0
+        self.heads, self.key_heads, self.head_width = heads, key_heads, width // heads
+        self.dropout = 0.0
         self.norm_attention = nn.LayerNorm(width, bias=False)
         self.qkv = Linear(width, (heads + 2 * key_heads) * self.head_width)
         self.attention_out = Linear(width, width)
-        self.norm_hidden = nn.LayerNorm(width, bias=False)
+        self.norm_hidden = None if parallel else nn.LayerNorm(width, bias=False)
         self.hidden = Linear(width, hidden)
         self.hidden_out = Linear(hidden, width)
 
     def forward(self, x: Tensor, turns: Tensor | None) -> Tensor:
         """x [B, S, D], turns complex [S, d/2] or None -> [B, S, D]."""
-        return self.finish(x, *self.start(x, turns))
+        normed = self.norm_attention(x)
+        y = x + self._drop(self.attention_out(self._attend(normed, turns)))
+        if self.norm_hidden is not None:
+            normed = self.norm_hidden(y)
+        return y + self._drop(self.feed_forward(normed))
 
-    def start(self, x: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, S, D] -> queries [B, H, S, d], keys and values [B, G, S, d]."""
-        heads = self.qkv(self.norm_attention(x)).unflatten(-1, (-1, self.head_width))  # [B, S, H + 2 G, d]
+    def feed_forward(self, normed: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return self.hidden_out(F.gelu(self.hidden(normed), approximate="tanh"))
+
+    def _attend(self, normed: Tensor, turns: Tensor | None) -> Tensor:
+        heads = self.qkv(normed).unflatten(-1, (-1, self.head_width))  # [B, S, H + 2 G, d]
         query_key, value = heads[:, :, : -self.key_heads], heads[:, :, -self.key_heads :]
         if turns is not None:
             query_key = rotate(query_key, turns[:, None])
         query, key = query_key[:, :, : self.heads], query_key[:, :, self.heads :]
-        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-
-    def finish(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The block's input and what `start` made of it -> [B, S, D]."""
-        shared = self.heads // self.key_heads
-        if shared > 1:
-            key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self._drop(self.attention_out(attended.transpose(1, 2).flatten(-2)))
-        hidden = F.gelu(self.hidden(self.norm_hidden(x)), approximate="tanh")
-        return x + self._drop(self.hidden_out(hidden))
+        return causal_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """query [B, H, S, d], key and value [B, G, S, d], G a divisor of H -> [B, S, H d]."""
+    shared = query.shape[1] // key.shape[1]
+    if shared > 1:
+        key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
+    attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    return attended.transpose(1, 2).flatten(-2)
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+TRAINING_FILE = "training.json"  # what the model card repeats; nothing reads it to score
 _NOT_HASHED = ("shift", "scale", "measured")  # they change how a score is used, not the score
 
 
@@ -51,6 +52,11 @@ def save_checkpoint(directory: str | Path, config: dict[str, Any], weights: dict
 def write_config(directory: str | Path, config: dict[str, Any]) -> None:
     """Replaces config.json in one step."""
     _replace(Path(directory) / CONFIG_FILE, (json.dumps(config, indent=1) + "\n").encode())
+
+
+def write_training(directory: str | Path, entries: dict[str, Any]) -> None:
+    """What a model declares of its own training, for the model card."""
+    _replace(Path(directory) / TRAINING_FILE, (json.dumps(entries, indent=1) + "\n").encode())
 
 
 def load_checkpoint(directory: str | Path, kind: str) -> Checkpoint:

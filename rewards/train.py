@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from cluster.errors import UserError
 from codec.port import Codec
 from rewards.bank import NO_CLIP, VIEWS, Bank, batches, build_bank, saved_bank
+from rewards.checkpoint import write_training
 from rewards.contrast import contrastive_loss
 from rewards.prompt_attributes import compatible, named_attributes
 from rewards.quality import QualityConfig, QualityNet, mos_of_severity, save_quality
@@ -68,6 +69,7 @@ def train_text_adherence(
     losses = _contrast(towers, bank, corpus.split("train").attributes, steps, batch_size, np.random.default_rng(seed))
     fit("text_adherence", towers, losses, steps, learning_rate, progress)
     save_text_adherence(out_dir, towers, config)
+    write_training(out_dir, declared("train", bank, codec, steps, batch_size, seed))
 
 
 def train_quality(
@@ -88,6 +90,7 @@ def train_quality(
     losses = _regression(net, bank, steps, batch_size, np.random.default_rng(seed + 1))
     fit("quality", net, losses, steps, learning_rate, progress)
     save_quality(out_dir, net, config)
+    write_training(out_dir, declared("train", bank, codec, steps, batch_size, seed))
 
 
 def training_bank(corpus: Corpus, codec: Codec | None, split: str, progress: Progress, seed: int = 0) -> Bank:
@@ -141,11 +144,18 @@ def spoiled(ids: Tensor, words: WordTable, rng: np.random.Generator) -> Tensor:
     return torch.where(chance < WORD_DROPOUT, torch.zeros_like(ids), noisy)
 
 
-def describe(bank: Bank) -> str:
-    """One line: how many rows of each view."""
-    counts = {view: int((bank.view == index).sum()) for index, view in enumerate(VIEWS)}
-    own = int((bank.clip != NO_CLIP).sum())
-    return f"{len(bank)} views ({', '.join(f'{n} {view}' for view, n in counts.items() if n)}), {own} of clips"
+def declared(split: str, bank: Bank, codec: Codec | None, steps: int, batch_size: int, seed: int) -> dict[str, Any]:
+    """training.json of a model that learnt from a bank."""
+    views = {view: int((bank.view == index).sum()) for index, view in enumerate(VIEWS)}
+    return {
+        "split": split,
+        "clips": len(bank.clip[bank.clip != NO_CLIP].unique()),
+        "views": ", ".join(f"{count} {view}" for view, count in views.items() if count),
+        "codec": codec.version if codec is not None else "none",
+        "steps": steps,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
 
 
 TRAINERS: dict[str, Callable[..., None]] = {"text_adherence": train_text_adherence, "quality": train_quality}

@@ -79,7 +79,7 @@ def arrange(tune: Tune, attributes: Attributes, rng: np.random.Generator) -> Arr
 def _excerpt(tune: Tune, attributes: Attributes, rng: np.random.Generator) -> _Excerpt:
     """Start at a bar line; go round to the tune's beginning where it ends too soon (they are dances: they repeat)."""
     end = max(onset + length for onset, length, _ in tune.notes)
-    bars = max(1, int(round(end / tune.bar_quarters)))
+    bars = max(1, round(end / tune.bar_quarters))
     cycle = bars * tune.bar_quarters
     first = int(rng.integers(bars)) * tune.bar_quarters
     within = [(onset, length, pitch) for onset, length, pitch in tune.notes if 0 <= onset < cycle]
@@ -90,7 +90,7 @@ def _excerpt(tune: Tune, attributes: Attributes, rng: np.random.Generator) -> _E
     timed = [(onset * quarter_s, length * quarter_s, pitch) for onset, length, pitch in sorted(quarters)]
     timed = [note for note in timed if note[0] < CLIP_S]
     target = MEAN_PITCH[attributes["register"]] + float(rng.uniform(-3, 3))
-    shift = int(round(target - np.mean([pitch for _, _, pitch in timed])))
+    shift = round(target - np.mean([pitch for _, _, pitch in timed]))
     melody = [(start, length, int(np.clip(pitch + shift, 30, 100))) for start, length, pitch in timed]
     bar_s = tune.bar_quarters * quarter_s
     return _Excerpt(melody, bar_s, _pulse_s(bar_s, tune), (tune.tonic + shift) % 12, tune.minor)
@@ -98,7 +98,7 @@ def _excerpt(tune: Tune, attributes: Attributes, rng: np.random.Generator) -> _E
 
 def _quarter_s(quarters: list[tuple[float, float, int]], rate: float) -> float:
     """Seconds a quarter such that the excerpt itself, not the whole tune, has `rate` notes a second."""
-    wanted = int(round(rate * CLIP_S))
+    wanted = round(rate * CLIP_S)
     return CLIP_S / max(quarters[min(wanted, len(quarters) - 1)][0], 1e-3)
 
 

@@ -64,7 +64,7 @@ def plan_clips(tunes: list[Tune], scale: float, seed: int) -> list[ClipPlan]:
     splits = split_by_tune(tunes, SPLIT_SHARES, np.random.default_rng((seed, 1)).shuffle)
     plans: list[ClipPlan] = []
     for split, count in SPLIT_CLIPS.items():
-        for index in range(max(8, int(round(count * scale)))):
+        for index in range(max(8, round(count * scale))):
             clip_seed = (seed, len(plans))
             rng = np.random.default_rng((*clip_seed, 0))
             tune = splits[split][index % len(splits[split])]

@@ -100,7 +100,7 @@ def _drop_outs(pcm: Tensor, severity: Tensor, rng: np.random.Generator) -> Tenso
     blocks = pcm.shape[-1] // 320
     mask = torch.ones(len(pcm), blocks, dtype=pcm.dtype)
     for row, strength in enumerate(severity.tolist()):
-        for _ in range(int(round(20 * strength**1.3))):
+        for _ in range(round(20 * strength**1.3)):
             start, length = int(rng.integers(blocks)), int(rng.integers(1, 9))
             mask[row, start : start + length] = 0.0
     gate = F.interpolate(mask[:, None], size=pcm.shape[-1], mode="nearest")

@@ -102,7 +102,7 @@ def _events(slot: int, arrangement: Arrangement) -> list[tuple[int, int, bytes]]
 
 
 def _tick(seconds: float) -> int:
-    return int(round(seconds * TICKS_PER_S))
+    return round(seconds * TICKS_PER_S)
 
 
 def _variable_length(value: int) -> bytes:

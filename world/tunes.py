@@ -5,6 +5,7 @@ What is taken and what is left out, and why, is in `COLLECTIONS`; the model card
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -145,7 +146,7 @@ def _families(tunes: list[Tune]) -> dict[str, list[Tune]]:
         marks = [_title_mark(tune), _opening_mark(tune)]
         home = next((member[mark] for mark in marks if mark in member), tune.tune_id)
         families.setdefault(home, []).append(tune)
-        member.update({mark: home for mark in marks})
+        member.update(dict.fromkeys(marks, home))
     return families
 
 
@@ -157,4 +158,4 @@ def _title_mark(tune: Tune) -> str:
 def _opening_mark(tune: Tune) -> str:
     """Intervals of the first twelve notes of the first full bar on: the same in every key and octave."""
     pitches = [pitch for onset, _, pitch in tune.notes if onset >= 0][:13]
-    return "opening:" + ",".join(str(b - a) for a, b in zip(pitches, pitches[1:], strict=False))
+    return "opening:" + ",".join(str(b - a) for a, b in itertools.pairwise(pitches))

@@ -6,7 +6,7 @@ import numpy as np
 
 from actors.records import Rollout, RolloutTask, ScoredRollout
 from policy.port import SamplingSettings
-from rewards.port import ClipBatch, ScoreTable
+from rewards.port import ClipBatch, ScoreStatus, ScoreTable
 
 EPOCH = "run-a"
 
@@ -34,7 +34,7 @@ def scored(
     log_probs = -rng.random((rows, streams, frames), dtype=np.float32)
     reward = rng.standard_normal(rows).astype(np.float32)
     reward[list(missing)] = np.nan
-    status = tuple("error" if row in missing else "ok" for row in range(rows))
+    status: tuple[ScoreStatus, ...] = tuple("error" if row in missing else "ok" for row in range(rows))
     table = ScoreTable({"quality": reward.copy()}, {"quality": status}, {"quality": "v1"}, {"quality": 0.1})
     task = task_of(task_id, rows, frames, sampling)
     return ScoredRollout(task, epoch, version, codes, log_probs, table, reward, {"sample": 1.0})

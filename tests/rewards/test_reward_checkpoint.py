@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from small_models import make_quality, make_text_adherence
+from reward_parts import make_quality, make_text_adherence
 
 from cluster.errors import UserError
 from rewards.checkpoint import check_checkpoint, load_checkpoint, read_config, write_config

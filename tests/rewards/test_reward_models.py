@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small_models import make_quality, make_text_adherence
+from reward_parts import make_quality, make_text_adherence
 
 from rewards.port import ClipBatch
 from rewards.quality import Quality, mos_of_severity

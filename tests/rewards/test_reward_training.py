@@ -1,49 +1,23 @@
 """The embedded rewards learn, on a small corpus of tones instead of music: fast, and blind to nothing that counts."""
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
+from reward_parts import tone_corpus
 
 from cluster.errors import UserError
+from codec.log_mel import log_mel
 from rewards.bank import VIEWS, Bank, batches, build_bank, saved_bank
 from rewards.normalisation import measure_normalisation
 from rewards.port import ClipBatch
 from rewards.quality import Quality
 from rewards.text_adherence import TextAdherence
 from rewards.train import main, train_quality, train_text_adherence
-from world.attributes import ATTRIBUTES, draw_attributes
-from world.captions import caption
-from world.corpus import Corpus
-
-PITCHES_HZ = {lead: 220.0 * 1.35**i for i, lead in enumerate(ATTRIBUTES["lead"])}
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Tones whose pitch is the lead and whose pulse is the tempo: enough for two towers to find each other."""
-    rng = np.random.default_rng(0)
-    attributes = [draw_attributes(rng) for _ in range(96)]
-    t = np.arange(64_000) / 16_000
-    pulse = {"slow": 2.0, "medium": 4.0, "fast": 8.0}
-    pcm = np.stack(
-        [
-            0.4 * np.sin(2 * np.pi * PITCHES_HZ[a["lead"]] * t) * np.exp(-4 * ((t * pulse[a["tempo"]]) % 1.0))
-            for a in attributes
-        ]
-    )
-    columns = {name: [a[name] for a in attributes] for name in ATTRIBUTES}
-    captions = [caption(a, rng) for a in attributes]
-    table = pa.table(
-        {
-            "clip_id": [str(i) for i in range(96)],
-            "split": ["train"] * 96,
-            "caption": captions,
-            "caption_alt": captions,
-            **columns,
-        }
-    )
-    return Corpus(tmp_path_factory.mktemp("corpus"), table, (pcm * 32767).astype(np.int16))
+    return tone_corpus(tmp_path_factory.mktemp("corpus"), "train")
 
 
 def _say(_):
@@ -53,8 +27,6 @@ def _say(_):
 def test_a_trained_pair_of_towers_prefers_the_right_prompt(corpus, tmp_path):
     train_text_adherence(corpus, None, tmp_path, steps=60, batch_size=48, progress=_say)
     split = corpus.split("train")
-    from codec.log_mel import log_mel
-
     mel = log_mel(split.pcm(range(48))).numpy()
     model = TextAdherence.load(tmp_path)
     matched = model.score(ClipBatch(tuple(split.captions[:48]), 16_000, mel))
@@ -64,8 +36,6 @@ def test_a_trained_pair_of_towers_prefers_the_right_prompt(corpus, tmp_path):
 
 def test_quality_learns_to_hear_noise_and_silence(corpus, tmp_path):
     train_quality(corpus, None, tmp_path, steps=60, batch_size=48, progress=_say)
-    from codec.log_mel import log_mel
-
     pcm = corpus.split("train").pcm(range(32))
     noisy = pcm + 0.1 * torch.randn(pcm.shape, generator=torch.Generator().manual_seed(0))
     model = Quality.load(tmp_path)

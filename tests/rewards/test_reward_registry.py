@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_models import make_quality, make_text_adherence
+from reward_parts import make_quality, make_text_adherence
 
 from cluster.errors import UserError
 from configs.schema import RewardConfig

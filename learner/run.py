@@ -1,0 +1,152 @@
+"""One run from its config to its report: connect, place, start, loop, report."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import RunFailed, UserError
+from cluster.session import ray_session
+from configs.schema import Config
+from learner.progress import Progress
+
+# What imports ray is imported by the functions below: `ray_session` must set its environment first.
+
+RESUME_HINT = "go on with: python -m learner.main run.resume={}"
+
+
+def run(config: Config) -> Path:
+    """Runs `config`, or goes on with the run in `config.run.resume` -> the report.
+
+    Raises: UserError before anything starts; RunFailed, with the way back; KeyboardInterrupt after a clean stop.
+    """
+    if config.replay.times_sampled != 1:
+        raise UserError(f"replay.times_sampled: got {config.replay.times_sampled}, allowed 1")
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # answers of actors that were killed for being late
+    with (
+        Progress(config.learner.steps, config.metrics.progress, title=f"MusicRL {config.preset}") as progress,
+        ray_session() as local,
+    ):
+        run_dir = asyncio.run(_run(config, progress, local))
+        progress.status("writing the report")
+        from evaluation.report import write_report
+
+        report = write_report(run_dir)
+    print(f"report: {report}", flush=True)
+    return report
+
+
+async def _run(config: Config, progress: Progress, local: bool) -> Path:
+    """-> the run folder."""
+    from cluster.ledger import Ledger
+    from cluster.placement import plan_on_cluster
+    from learner.run_folder import RunFolder
+
+    ledger = Ledger()
+    with ledger.stage("start"):
+        placement = await plan_on_cluster(config)
+    folder = RunFolder.reopen(config) if config.run.resume else RunFolder.create(config)
+    progress.message(f"run folder: {folder.path}")
+    task = asyncio.current_task()
+    try:
+        with _signals(progress) as stops:
+            await _loop(config, folder.path.absolute(), placement, local, progress, ledger, stops)
+    except asyncio.CancelledError:
+        if task is not None:
+            task.uncancel()
+        raise KeyboardInterrupt from None
+    except (RunFailed, KeyboardInterrupt) as error:
+        if not folder.checkpoint_steps():
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            progress.message(RESUME_HINT.format(folder.path))
+            raise
+        raise RunFailed(f"{error}; {RESUME_HINT.format(folder.path)}") from error
+    finally:
+        folder.close()
+    return folder.path
+
+
+async def _loop(
+    config: Config, run_dir: Path, placement: Any, local: bool, progress: Progress, ledger: Any, stops: list[Callable]
+) -> None:
+    from learner.checkpoint import require_complete
+    from learner.controller import Controller, Interrupted, Newest
+    from learner.prompts import PromptCursor, load_prompts
+    from learner.recorder import Recorder
+    from learner.roles import Roles
+    from learner.tasks import TaskPlan
+
+    resume_from = require_complete(run_dir) if config.run.resume else None
+    prompts = config.prompts
+    train = load_prompts(prompts.train, prompts.column, prompts.max_chars, "prompts.train")
+    held_out = load_prompts(prompts.eval, prompts.column, prompts.max_chars, "prompts.eval")
+    recorder = Recorder(config, run_dir, progress, measure_memory=local)
+    newest, epoch = Newest(), uuid.uuid4().hex
+    progress.status("starting actors")
+    roles = Roles(config, run_dir, epoch, placement, local, recorder.event)
+    try:
+        with ledger.stage("start"):
+            crew = await roles.start(newest, tuple(held_out))
+        plan = TaskPlan(config, PromptCursor(train, config.run.seed), crew.frame_rate_hz)
+        controller = Controller(
+            config, run_dir, crew.pools, newest, plan, _scoring(config, crew, epoch), recorder, ledger
+        )
+        stops.append(controller.stop)
+        await controller.run(resume_from)
+    except Interrupted:
+        raise KeyboardInterrupt from None
+    finally:
+        await roles.close()
+        recorder.close()
+
+
+def _scoring(config: Config, crew: Any, epoch: str) -> Callable[[Any, int], Coroutine[Any, Any, Any]]:
+    """Scores the clips behind a reference with every reward, and mixes."""
+    from actors.scorer_pool import ScorerPool
+    from learner.controller import Scored
+    from rewards.mixture import RewardSpec, mix
+
+    specs = {
+        name: RewardSpec(config.rewards[name].weight, facts.shift, facts.scale) for name, facts in crew.rewards.items()
+    }
+    pool = ScorerPool(crew.pools.scorer, {name: config.rewards[name].deadline_s for name in crew.rewards}, epoch)
+
+    async def score(clips: Any, rows: int) -> Scored:
+        table = await pool.score(clips, rows)
+        return Scored(table, mix(table.scores, specs)[0])
+
+    return score
+
+
+@contextmanager
+def _signals(progress: Progress) -> Iterator[list[Callable[[], None]]]:
+    """SIGINT and SIGTERM: the first asks for a checkpoint after this step, by calling what was put into the list; the
+    second, or one that finds nothing there yet, cancels."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    stops: list[Callable[[], None]] = []
+    asked = False
+
+    def heard() -> None:
+        nonlocal asked
+        if asked or not stops:
+            assert task is not None
+            task.cancel()
+            return
+        asked = True
+        progress.message("stopping after this step, with a checkpoint; once more to stop at once")
+        stops[0]()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, heard)
+    try:
+        yield stops
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

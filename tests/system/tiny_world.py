@@ -1,0 +1,130 @@
+"""A random-weight world that is built in a second: a small TinyMusicLM, a small magnitude codec, prompts, rewards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+
+from codec.checkpoint import save_codec
+from codec.magnitude_codec import MagnitudeCodec, MagnitudeCodecConfig
+from policy.checkpoint import save_policy
+from policy.port import Stream
+from policy.text import TextTokenizer
+from policy.tiny_musiclm import TinyMusicLM, TinyMusicLMConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+ENTRIES = 32
+WORDS = ("slow", "fast", "piano", "flute", "drums", "bright", "dark", "song", "with", "low")
+STEP_LIMIT_S = 240
+
+
+@dataclass(frozen=True)
+class TinyWorld:
+    """A folder with policy/, codec/ and prompts, and the settings of a run of seconds on them."""
+
+    folder: Path
+
+    def arguments(self, run_dir: Path, **settings: Any) -> list[str]:
+        """`learner.main` arguments. settings: dots written as two underscores."""
+        chosen = {
+            "run.dir": run_dir,
+            "policy.checkpoint": self.folder / "policy",
+            "codec.checkpoint": self.folder / "codec",
+            "prompts.train": self.folder / "train.txt",
+            "prompts.eval": self.folder / "eval.txt",
+            "evaluation.judges": "",
+            "evaluation.prompts": 4,
+            "evaluation.seconds": 0.4,
+            "evaluation.samples": 2,
+            "evaluation.batch_size": 4,
+            "learner.steps": 6,
+            "learner.batch_size": 8,
+            "learner.micro_batch_size": 4,
+            "learner.learning_rate": 1e-3,
+            "learner.warmup_steps": 0,
+            "actors.rollout_size": 4,
+            "sampling.seconds": 0.32,
+            "run.checkpoint_every": 2,
+            "metrics.progress": "lines",
+        }
+        rewards = {
+            "rewards.low_tokens.target": "tests.system.simple_rewards:LowTokens",
+            "rewards.low_tokens.shift": 0.5,
+            "rewards.low_tokens.scale": 0.1,
+            "rewards.brightness.target": "tests.system.simple_rewards:Brightness",
+            "rewards.brightness.weight": 0.05,
+        }
+        chosen |= rewards | {name.replace("__", "."): value for name, value in settings.items()}
+        return [f"preset={self.folder / 'preset.yaml'}", *(f"{name}={value}" for name, value in chosen.items())]
+
+    def run(self, run_dir: Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+        """A whole run in a process of its own; fails the test unless it ends with exit status 0."""
+        done = self.attempt(run_dir, **settings)
+        assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        return done
+
+    def attempt(self, run_dir: Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+        return run_main(self.arguments(run_dir, **settings))
+
+
+def run_main(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    with open_main(arguments) as process:
+        try:
+            out, err = process.communicate(timeout=STEP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            out, err = process.communicate()
+            raise AssertionError(f"still running after {STEP_LIMIT_S} s\n{out[-3000:]}\n{err[-3000:]}") from None
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def open_main(arguments: list[str]) -> subprocess.Popen[str]:
+    """`python -m learner.main` as the leader of a process group of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "learner.main", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def build_tiny_world(folder: Path, seed: int = 0) -> TinyWorld:
+    torch.manual_seed(seed)
+    streams = (Stream("semantic", ENTRIES), Stream("acoustic", ENTRIES), Stream("acoustic", ENTRIES))
+    shapes = TinyMusicLMConfig(
+        streams=streams,
+        max_frames=32,
+        temporal_width=32,
+        temporal_layers=1,
+        temporal_heads=2,
+        temporal_hidden=64,
+        depth_width=32,
+        depth_layers=1,
+        depth_heads=2,
+        depth_hidden=64,
+    )
+    save_policy(TinyMusicLM(shapes, TextTokenizer(WORDS, buckets=4, length=6)), folder / "policy")
+    codec = MagnitudeCodec(MagnitudeCodecConfig(width=16, hidden=16, blocks=1, latent=8, levels=2, entries=ENTRIES))
+    save_codec(codec, folder / "codec")
+    prompts = [f"{pace} {lead} {colour}" for pace in WORDS[:2] for lead in WORDS[2:5] for colour in WORDS[5:7]]
+    (folder / "train.txt").write_text("\n".join(prompts) + "\n")
+    (folder / "eval.txt").write_text("\n".join(f"{prompt} song" for prompt in prompts) + "\n")
+    (folder / "preset.yaml").write_text(json.dumps({"run": {"seed": 3}}))
+    return TinyWorld(folder)
+
+
+def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
+    return pq.read_table(run_dir / "metrics.parquet").to_pylist()
