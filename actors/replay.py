@@ -189,6 +189,12 @@ class ReplayStore:
         """Task -> (rows that wait, policy version): what admission control is re-based on."""
         return {task.task_id: (len(free), task.policy_version) for task, free in self._index.waiting()}
 
+    def losses(self, task_ids: Sequence[int]) -> tuple[int, int]:
+        """-> rows of these stored tasks that cannot be trained, scores that are missing in them."""
+        tasks = [self._index.tasks[task_id] for task_id in task_ids if task_id in self._index.tasks]
+        untrainable = sum(int((~task.trainable).sum()) for task in tasks)
+        return untrainable, sum(schema.missing_scores(self._read(task)) for task in tasks)
+
     def bytes_stored(self) -> int:
         return self._segments.size_bytes()
 

@@ -109,6 +109,12 @@ def trainable_rows(batch: pa.RecordBatch) -> np.ndarray:
     return np.isfinite(_numpy(batch, "reward")) & np.isfinite(log_probs).all(axis=1)
 
 
+def missing_scores(batch: pa.RecordBatch) -> int:
+    """Scores of a stored task, over all rewards, whose status is not "ok"."""
+    status = (batch.column(field.name).to_pylist() for field in batch.schema if field.name.startswith("status_"))
+    return sum(each != "ok" for column in status for each in column)
+
+
 def sampling_of(batch: pa.RecordBatch) -> SamplingSettings:
     """The settings with which a stored task was sampled."""
     return SamplingSettings(batch.column("temperature")[0].as_py(), batch.column("guidance_scale")[0].as_py())

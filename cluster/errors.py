@@ -9,3 +9,7 @@ class RunFailed(Exception):
     """A run that started and cannot go on. One line with the cause and the way back. Exit status 1."""
 
     exit_status = 1
+
+
+class Interrupted(Exception):
+    """A run was asked to stop, and stopped between two steps or at once."""

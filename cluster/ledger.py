@@ -2,8 +2,8 @@
 
 Several activities can run at once (one rollout is being scored while another is sampled). The moment then belongs to
 the stage that stands furthest downstream, because that is what the run is closest to finishing; with nothing active it
-belongs to `other`. What the workers themselves were busy with is a second account, summed over workers: it may exceed
-the wall clock, and it is what one looks at for utilisation.
+belongs to `start` until the loop has started, and to `other` from then on. What the workers themselves were busy with
+is a second account, summed over workers: it may exceed the wall clock, and is what one looks at for utilisation.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Ledger:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._since = clock()
+        self._idle = "start"
         self._active: Counter[str] = Counter()
         self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self._busy: dict[str, float] = dict.fromkeys(BUSY_STAGES, 0.0)
@@ -46,7 +47,12 @@ class Ledger:
     def current(self) -> str:
         """The stage that the present moment belongs to."""
         active = (stage for stage, count in self._active.items() if count > 0)
-        return max(active, key=_RANK.__getitem__, default="other")
+        return max(active, key=_RANK.__getitem__, default=self._idle)
+
+    def started(self) -> None:
+        """The run's loop begins."""
+        self._charge()
+        self._idle = "other"
 
     def busy(self, stage: str, seconds: float) -> None:
         """Adds what a worker spent on `stage`."""

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import UserError
+from cluster.session import PASSIVE_THREADS, joins_cluster
 from configs.schema import Config
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
 CLUSTER_WAIT_S = 20.0
 
 
@@ -82,7 +80,7 @@ async def plan_on_cluster(config: Config, wait_s: float = CLUSTER_WAIT_S) -> Pla
         try:
             return plan(config, alive_node_cpus())
         except UserError:
-            if time.monotonic() >= give_up or _is_one_machine():
+            if time.monotonic() >= give_up or not joins_cluster():
                 raise
         await asyncio.sleep(1.0)
 
@@ -95,36 +93,16 @@ def alive_node_cpus() -> list[float]:
 def actor_options(role: RoleResources, *, on_this_node: bool, local: bool) -> dict[str, Any]:
     """Ray options of an actor that we restart ourselves.
 
-    on_this_node: it writes to the run folder on the driver's disk. local: the cluster was started by this process.
+    on_this_node: it writes to the run folder on the driver's disk. local: the cluster was started by this process, and
+    its workers inherit the environment that `cluster.session` made.
     """
-    options: dict[str, Any] = {
-        "num_cpus": role.cpus,
-        "max_restarts": 0,
-        "max_task_retries": 0,
-        "runtime_env": {"env_vars": environment(role.threads, local=local)},
-    }
+    options: dict[str, Any] = {"num_cpus": role.cpus, "max_restarts": 0, "max_task_retries": 0}
+    if not local:  # starting an actor with a runtime environment of its own costs a second, so only where it must be
+        options["runtime_env"] = {"env_vars": {**PASSIVE_THREADS, "OMP_NUM_THREADS": str(role.threads)}}
     if on_this_node:
         node_id = ray.get_runtime_context().get_node_id()
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id, soft=False)
     return options
-
-
-def environment(threads: int, *, local: bool) -> dict[str, str]:
-    """Environment of an actor process: read by OpenMP and MKL when torch loads, so it must stand before.
-
-    Idle OpenMP threads sleep instead of spinning, because another role has its turn on the same core.
-    """
-    variables = {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "KMP_BLOCKTIME": "0",
-        "GOMP_SPINCOUNT": "0",
-    }
-    if local:  # in a Ray job the job's working directory is on the import path of every node
-        inherited = os.environ.get("PYTHONPATH", "")
-        variables["PYTHONPATH"] = os.pathsep.join(part for part in (str(PROJECT_ROOT), inherited) if part)
-    return variables
 
 
 def _refuse_impossible(config: Config, node_cpus: Sequence[float], generators: int, scorers: int) -> None:
@@ -149,8 +127,3 @@ def _refuse_impossible(config: Config, node_cpus: Sequence[float], generators: i
             f"actors.scorers: got {config.actors.scorers} x {config.actors.scorer_cpus} CPUs, allowed {total:g} in "
             "this cluster"
         )
-
-
-def _is_one_machine() -> bool:
-    """No other node can join a cluster that this process started for itself."""
-    return not (os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))

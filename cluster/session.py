@@ -1,6 +1,6 @@
 """The connection of this process to Ray: to the cluster that a job runs on, or to one of its own.
 
-Must be entered before anything imports ray: Ray reads its authentication mode from the environment at import.
+Best entered before anything imports ray, which reads its authentication mode at import.
 """
 
 from __future__ import annotations
@@ -8,10 +8,16 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 OBJECT_STORE_BYTES = 512 * 2**20
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+# Idle OpenMP threads sleep instead of spinning, because another role has its turn on the same core. Read when torch
+# loads. How many threads there are, each actor sets itself.
+PASSIVE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "GOMP_SPINCOUNT": "0"}
 
 
 def joins_cluster() -> bool:
@@ -29,9 +35,8 @@ def ray_session() -> Iterator[bool]:
     """
     local = not joins_cluster()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if local and "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if local:
+        _prepare_own_environment()
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -43,3 +48,15 @@ def ray_session() -> Iterator[bool]:
         yield local
     finally:
         ray.shutdown()
+
+
+def _prepare_own_environment() -> None:
+    """What the processes of an own cluster inherit."""
+    if "RAY_AUTH_MODE" not in os.environ:
+        late = "ray" in sys.modules  # then this process has made up its mind already: no tokens
+        os.environ["RAY_AUTH_MODE"] = "disabled" if late else "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves actors beside any other program
+    os.environ.update(PASSIVE_THREADS)
+    path = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (str(PROJECT_ROOT), path) if part)

@@ -31,7 +31,8 @@ def load_codec(directory: str | Path) -> Codec:
     known = {field.name for field in fields(MagnitudeCodecConfig)}
     unknown = set(config) - known - {"kind"}
     if unknown:
-        raise UserError(f"codec: got unknown key {sorted(unknown)[0]!r} in {folder}/config.json, allowed {known}")
+        allowed = ", ".join(sorted(known))
+        raise UserError(f"codec: got unknown key {sorted(unknown)[0]!r} in {folder}/config.json, allowed {allowed}")
     codec = MagnitudeCodec(MagnitudeCodecConfig(**{key: config[key] for key in known & set(config)}))
     load_weights(codec, folder, "codec")
     return codec.eval()
@@ -63,6 +64,7 @@ def save_weights(module: nn.Module, folder: Path, config: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _half(tensor) for name, tensor in module.state_dict().items()}
     save_file(tensors, folder / "model.partial")
+    (folder / "model.partial").chmod(0o644)  # safetensors makes it readable by its owner only
     (folder / "model.partial").rename(folder / "model.safetensors")
     (folder / "config.partial").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / "config.partial").rename(folder / "config.json")

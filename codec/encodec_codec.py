@@ -44,9 +44,7 @@ class EncodecCodec:
     frame_rate_hz = 75.0
 
     def __init__(self, model: nn.Module, bandwidth_kbps: float) -> None:
-        if bandwidth_kbps not in BANDWIDTHS_KBPS:
-            allowed = ", ".join(f"{rate:g}" for rate in BANDWIDTHS_KBPS)
-            raise UserError(f"codec bandwidth_kbps: got {bandwidth_kbps}, allowed: {allowed}")
+        _check_bandwidth(bandwidth_kbps)
         self.model = model.eval().requires_grad_(False)
         self.bandwidth_kbps = bandwidth_kbps
         self.version = _weights_digest(model)
@@ -55,16 +53,17 @@ class EncodecCodec:
     def load(cls, directory: str | Path) -> EncodecCodec:
         """Reads a checkpoint directory. Raises UserError when it is missing, damaged or of another kind."""
         directory = Path(directory)
-        config = _read_config(directory)
-        model = new_model()
+        bandwidth_kbps = _read_config(directory).get("bandwidth_kbps", 6.0)
+        _check_bandwidth(bandwidth_kbps)
         weights = _read_weights(directory)
+        model = new_model()
         try:
             model.load_state_dict(weights)
         except (RuntimeError, AttributeError, TypeError) as error:
             raise UserError(
                 f"codec: got {directory} with weights of another model, allowed: those of {MODEL}"
             ) from error
-        return cls(model, config.get("bandwidth_kbps", 6.0))
+        return cls(model, bandwidth_kbps)
 
     def save(self, directory: str | Path) -> None:
         """Writes what `load` reads."""
@@ -120,11 +119,22 @@ def random_model(seed: int) -> nn.Module:
     """The 24 kHz model with random weights and codebooks: noise in the right shapes, for tests and trials of speed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = new_model()
-        for level in model.quantizer.vq.layers:  # type: ignore[union-attr]
-            level._codebook.embed.normal_()
-            level._codebook.inited.fill_(True)
+        model = new_model().eval()
+        with torch.no_grad():
+            # entries where the random encoder's outputs lie, or all frames would share one
+            embedding = model.encoder(0.1 * torch.randn(1, 1, 24_000))[0]  # type: ignore[operator]
+            centre, spread = embedding.mean(1), embedding.std(1)  # [D]
+            for level in model.quantizer.vq.layers:  # type: ignore[union-attr]
+                level._codebook.embed.normal_().mul_(spread).add_(centre)
+                level._codebook.inited.fill_(True)
+                centre = torch.zeros_like(centre)
     return model
+
+
+def _check_bandwidth(bandwidth_kbps: float) -> None:
+    if bandwidth_kbps not in BANDWIDTHS_KBPS:
+        allowed = ", ".join(f"{rate:g}" for rate in BANDWIDTHS_KBPS)
+        raise UserError(f"codec bandwidth_kbps: got {bandwidth_kbps}, allowed: {allowed}")
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

@@ -112,7 +112,8 @@ def load_semantic(directory: str | Path) -> SemanticTokenizer:
     known = {field.name for field in fields(SemanticConfig)}
     unknown = set(values) - known - {"kind"}
     if unknown:
-        raise UserError(f"semantic: got unknown key {sorted(unknown)[0]!r} in {folder}/config.json, allowed {known}")
+        allowed = ", ".join(sorted(known))
+        raise UserError(f"semantic: got unknown key {sorted(unknown)[0]!r} in {folder}/config.json, allowed {allowed}")
     config = SemanticConfig(**{key: values[key] for key in known & set(values)})
     tokenizer = SemanticTokenizer(SemanticFeatures(config), torch.zeros(config.entries, config.features), config)
     load_weights(tokenizer, folder, "semantic")

@@ -37,6 +37,9 @@ class CodecTraining:
     """How to train. The rate rises over the first 2 % of the budget and falls to zero along a cosine."""
 
     minutes: float = 35.0
+    steps: int = (
+        0  # where set, the budget is so many updates rather than minutes, and the same seed gives the same codec
+    )
     seed: int = 0
     batch: int = 16
     rate: float = 1.5e-3
@@ -56,7 +59,8 @@ def train_codec(
 ) -> MagnitudeCodec:
     """Trains on `clips`, reports on `valid`, exports to `directory`; goes on from `directory`/training.pt.
 
-    The budget is wall-clock minutes, so that a slow machine gets a worse codec rather than a longer evening.
+    By default the budget is wall-clock minutes, so that a slow machine gets a worse codec, not a longer evening.
+    Raises FloatingPointError on a loss that is not finite.
     """
     return _Trainer(clips, valid, Path(directory), training or CodecTraining(), config, say).run()
 
@@ -83,12 +87,10 @@ class _Trainer:
     def run(self) -> MagnitudeCodec:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._resume()
-        budget_s = self.t.minutes * 60
         said = saved = self.spent_s
         before = time.monotonic()
         self.codec.train()
-        while self.spent_s < budget_s:
-            done = self.spent_s / budget_s
+        while (done := self._done()) < 1.0:
             if not self.quantised and done >= self.t.free_share:
                 self._start_quantiser()
             self._update(done)
@@ -106,6 +108,10 @@ class _Trainer:
         save_codec(self.codec, self.folder)
         self._report()
         return self.codec
+
+    def _done(self) -> float:
+        """Share of the budget that is spent."""
+        return self.step / self.t.steps if self.t.steps else self.spent_s / (self.t.minutes * 60)
 
     def _update(self, done: float) -> None:
         spectrum = self._batch()
@@ -157,7 +163,9 @@ class _Trainer:
             self.say(f"codec: WARNING a codebook is collapsing, perplexities {figures['perplexity']}")
         text = " ".join(f"{name} {value:.3f}" for name, value in self.averages.items())
         shown = " ".join(f"{name} {[round(v, 3) for v in values]}" for name, values in figures.items())
-        self.say(f"codec: {self.spent_s / 60:.1f} of {self.t.minutes:g} min, step {self.step}, {text} | valid {shown}")
+        self.say(
+            f"codec: {self._done():.0%} after {self.spent_s / 60:.1f} min, step {self.step}, {text} | valid {shown}"
+        )
 
     def _save(self) -> None:
         state = {
@@ -183,7 +191,7 @@ class _Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.spent_s, self.quantised = state["step"], state["spent_s"], state["quantised"]
         self.rng = np.random.default_rng((self.t.seed, self.step))
-        self.say(f"codec: goes on at step {self.step}, {self.spent_s / 60:.1f} of {self.t.minutes:g} min")
+        self.say(f"codec: goes on at step {self.step}, {self._done():.0%} of the budget spent")
 
 
 def spectral_losses(predicted_log: Tensor, spectrum: Tensor) -> dict[str, Tensor]:

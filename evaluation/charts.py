@@ -74,8 +74,7 @@ def line_chart(
 def nice_ticks(low: float, high: float, count: int = 5) -> np.ndarray:
     """About `count` round numbers that enclose [low, high], evenly spaced by 1, 2 or 5 times a power of ten."""
     if not high > low:
-        pad = abs(low) * 0.1 or 1.0
-        low, high = low - pad, high + pad
+        low, high = (low - abs(low) * 0.1, low + abs(low) * 0.1) if low else (0.0, 1.0)
     raw = (high - low) / (count - 1)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
@@ -132,7 +131,7 @@ def _grid(frame: _Frame, x_ticks: np.ndarray, y_ticks: np.ndarray, x_label: str)
         )
     for value in x_ticks:
         x = frame.at_x(value)
-        if LEFT - 1 <= x <= WIDTH - RIGHT - 30:  # the label of the axis stands at its right end
+        if LEFT - 1 <= x <= WIDTH - RIGHT - 7 * len(x_label) - 14:  # the label of the axis stands at its right end
             words = _tick(value, x_ticks)
             parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{words}</text>')
     parts.append(

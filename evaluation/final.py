@@ -21,7 +21,7 @@ from evaluation.divergence import kl_per_clip
 from evaluation.diversity import mean_pairwise_distance
 from evaluation.evaluate import Evaluation, Panel, Progress, evaluate_policy
 from evaluation.frechet import frechet_change
-from evaluation.real_clips import RealClips, RealScores, fitting_clips, score_real_clips
+from evaluation.real_clips import RealScores, fitting_clips, score_real_clips
 from evaluation.score_rows import score_matrix
 from evaluation.statistics import (
     bootstrap_mean,
@@ -30,6 +30,7 @@ from evaluation.statistics import (
     holm,
     paired_gain,
 )
+from evaluation.test_set import TestSet
 from policy.port import SamplingSettings
 from policy.tiny_musiclm import TinyMusicLM
 
@@ -66,7 +67,7 @@ def evaluate_final(
     codec: Codec,
     panel: Panel,
     plan: Plan,
-    real: RealClips | None,
+    real: TestSet | None,
     progress: dict[str, Progress],
 ) -> FinalEvaluation:
     """Everything at once; `progress` is told of "base", "result", "real", "diversity" (names may be missing)."""
@@ -137,7 +138,7 @@ def diversity_summary(
     codec: Codec,
     panel: Panel,
     plan: Plan,
-    real: RealClips | None,
+    real: TestSet | None,
     scored: RealScores | None,
     progress: Progress | None,
 ) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from evaluation.evaluate import Progress as Report
-from evaluation.words import signed, title_of
+from evaluation.words import number, percent, signed, title_of
 
 COLOURS = {"rises": "green", "falls": "red", "unchanged": "default", "unknown": "dim"}
 PHASES = {"base": "base", "result": "result", "real": "real clips", "diversity": "diversity"}
@@ -70,14 +70,14 @@ def _scores(summary: dict[str, Any]) -> Table:
 
 def _score_row(judge: str, score: dict[str, Any], place: dict[str, Any]) -> list[str]:
     gain, verdict = score["gain_sd"], score["verdict"]
-    stands = f"{percent(place['base'])} > {percent(place['result'])}" if "base" in place else ""
+    stands = f"{percent(place['base']['value'])} > {percent(place['result']['value'])}" if "base" in place else ""
     return [
         "  " + title_of(judge),
         number(score["before"]),
         number(score["after"]),
         f"{signed(gain['value'])} sd",
         f"[{signed(gain['low'])}, {signed(gain['high'])}]".replace("[", r"\["),
-        number(score["p_value"], ".1e"),
+        f"{score['p_value']:.1e}" if score["p_value"] is not None else "",
         stands,
         f"[{COLOURS[verdict]}]{verdict}[/]",
     ]
@@ -88,7 +88,7 @@ def _measures(summary: dict[str, Any]) -> Table:
     table.add_column()
     table.add_column()
     kl = summary["kl"]
-    table.add_row("KL from the reference", f"{between(kl['clip'])} nats a clip, {number(kl['token'], '.4f')} a token")
+    table.add_row("KL from the reference", f"{between(kl['clip'])} nats a clip, {number(kl['token'], 4)} a token")
     if summary["diversity"]:
         for line in diversity_lines(summary["diversity"]):
             table.add_row(*line)
@@ -114,14 +114,6 @@ def diversity_lines(diversity: dict[str, Any]) -> list[tuple[str, str]]:
         real = f"{between(diversity['real'])}, the result has {between(diversity['ratio_to_real'])} of it"
         lines.append(("  real clips of one caption", real))
     return lines
-
-
-def number(value: float | None, form: str = ".3f") -> str:
-    return "-" if value is None else format(value, form).replace("-", "\u2212")
-
-
-def percent(interval: dict[str, Any]) -> str:
-    return "-" if interval["value"] is None else f"{100 * interval['value']:.0f} %"
 
 
 def between(interval: dict[str, Any]) -> str:

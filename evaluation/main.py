@@ -116,8 +116,8 @@ def evaluate_run(options: Options) -> None:
     from evaluation.final import evaluate_final
     from evaluation.final_table import print_table, progress_bars
     from evaluation.panel import load_panel
-    from evaluation.real_clips import load_real_clips
     from evaluation.report import write_report
+    from evaluation.test_set import load_test_set
     from policy.checkpoint import load_policy
 
     base_dir = options.base or config.policy.checkpoint
@@ -132,7 +132,7 @@ def evaluate_run(options: Options) -> None:
             load_codec(config.codec.checkpoint),
             load_panel(config.rewards, config.evaluation.judges),
             plan,
-            load_real_clips(real_dir, max(len(prompts), 256)) if real_dir else None,
+            load_test_set(real_dir) if real_dir else None,
             bars,
         )
     summary = {"base": str(base_dir), "result": str(result_dir), "learner_step": step, **final.summary}

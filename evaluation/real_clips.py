@@ -4,29 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
-from cluster.errors import UserError
 from codec.port import Codec
 from evaluation.clips import pcm_views
 from evaluation.evaluate import Panel, Progress, join_scores
+from evaluation.test_set import TestSet
 from rewards.prompt_attributes import compatible, named_attributes
-from world.attributes import ATTRIBUTES
 
 FEWEST_NAMED = 3  # a prompt that names fewer attributes fits too many clips to say how alike its clips may be
-
-
-@dataclass(frozen=True)
-class RealClips:
-    """N clips as codec tokens with what is known of each."""
-
-    captions: tuple[str, ...]
-    attributes: tuple[dict[str, str], ...]
-    codes: np.ndarray  # [N, K, T] int64, semantic row first as the policy has it
 
 
 @dataclass(frozen=True)
@@ -38,39 +26,20 @@ class RealScores:
     embeddings: np.ndarray  # [N, D]
 
 
-def load_real_clips(directory: Path | str, limit: int) -> RealClips:
-    """The first `limit` clips of DIRECTORY/clips.parquet. Raises UserError where there are none to read."""
-    path = Path(directory) / "clips.parquet"
-    if not path.is_file():
-        raise UserError(f"real: got {directory}, allowed a directory with clips.parquet")
-    table = pq.read_table(path).slice(0, limit)
-    missing = {"caption", "codes", *ATTRIBUTES} - set(table.column_names)
-    if missing:
-        raise UserError(f"real: got {path} without column {min(missing)}, allowed a table of test clips")
-    attributes = tuple(table.select(list(ATTRIBUTES)).to_pylist())
-    return RealClips(tuple(table["caption"].to_pylist()), attributes, _codes(table["codes"].to_pylist()))
-
-
-def _codes(rows: list) -> np.ndarray:
-    """Flat lists of 5 * T codes, stream by stream -> [N, 5, T]."""
-    frames = min(len(row) for row in rows) // 5
-    return np.stack([np.asarray(row, np.int64).reshape(5, -1)[:, :frames] for row in rows])
-
-
 def score_real_clips(
-    clips: RealClips, codec: Codec, panel: Panel, seconds: float, batch_size: int = 32, progress: Progress | None = None
+    clips: TestSet, codec: Codec, panel: Panel, seconds: float, batch_size: int = 32, progress: Progress | None = None
 ) -> RealScores:
     """Decode and score, each clip once with its own caption and once with another clip's."""
     frames = min(clips.codes.shape[-1], round(seconds * codec.frame_rate_hz))
-    order = np.random.default_rng(0).permutation(len(clips.captions))
+    order = np.random.default_rng(0).permutation(len(clips))
     other = np.empty(len(order), np.int64)
     other[order] = np.roll(order, 1)  # one cycle through all clips: none keeps its own caption
     own, shuffled, embeddings = [], [], []
     for start in range(0, len(order), batch_size):
         rows = range(start, min(start + batch_size, len(order)))
         with torch.no_grad():
-            pcm = codec.decode(torch.from_numpy(clips.codes[rows, 1:, :frames])).clamp(-1.0, 1.0).float().numpy()
-        codes = clips.codes[rows, :, :frames].astype(np.uint16)
+            pcm = codec.decode(clips.codes[rows, 1:, :frames]).clamp(-1.0, 1.0).float().numpy()
+        codes = clips.codes[rows, :, :frames].numpy().astype(np.uint16)
         views = pcm_views([clips.captions[i] for i in rows], pcm, codec.sample_rate_hz, codes)
         own.append(panel.score(views))
         shuffled.append(panel.score(replace(views, prompts=tuple(clips.captions[other[i]] for i in rows))))
@@ -80,7 +49,7 @@ def score_real_clips(
     return RealScores(join_scores(own), join_scores(shuffled), np.concatenate(embeddings))
 
 
-def fitting_clips(prompts: Sequence[str], clips: RealClips) -> dict[int, list[int]]:
+def fitting_clips(prompts: Sequence[str], clips: TestSet) -> dict[int, list[int]]:
     """Real clips of one caption: for each prompt, the clips whose attributes fulfil all that the prompt names.
 
     Prompts that name fewer than FEWEST_NAMED attributes, or that fewer than two clips fit, are left out.

@@ -7,6 +7,9 @@ Every section works on what is there: a run of two steps without judges gives a 
 
 from __future__ import annotations
 
+import hashlib
+import platform
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from cluster.storage import write_text_atomic
+from configs.paths import PROJECT_ROOT
 from evaluation.charts import Chart, Line, line_chart
 from evaluation.comparison import Comparison, compare_steps, first_and_last
 from evaluation.frontier import frontier
@@ -23,7 +27,7 @@ from evaluation.run_data import RunData, read_run
 from evaluation.sample_folder import Sample, read_samples, sample_steps
 from evaluation.score_rows import MIXTURE, judges_of, score_matrix, steps_of
 from evaluation.statistics import bootstrap_mean
-from evaluation.words import describe, signed, title_of
+from evaluation.words import describe, number, percent, signed, title_of
 
 HERE = Path(__file__).resolve().parent
 STAGE_ORDER = (
@@ -45,7 +49,13 @@ def write_report(run_dir: Path | str) -> Path:
     """Write RUN_DIR/report.html from whatever the run has left so far, all at once. -> its path."""
     run = read_run(run_dir)
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"title_of": title_of, "describe": describe, "signed": signed}
+    environment.filters |= {
+        "title_of": title_of,
+        "describe": describe,
+        "signed": signed,
+        "percent": percent,
+        "number": number,
+    }
     page = environment.get_template("report_template.html").render(
         style=Markup((HERE / "report.css").read_text()),
         script=Markup((HERE / "report.js").read_text()),
@@ -63,15 +73,18 @@ def sections(run: RunData) -> dict[str, Any]:
         "name": run.path.resolve().name,
         "facts": facts(run),
         "comparisons": comparisons,
+        "outcome": outcome(comparisons),
         "bounds": gain_bounds(comparisons),
         "source": source,
-        "summary": run.summary,
+        "standing": standing(run.summary),
+        "measures": measures(run.summary),
         "pairs": clip_pairs(run),
         "curves": curves(run),
         "frontier": frontier_chart(run),
         "judges": judge_charts(run),
         "ledger": ledger(run),
         "config_text": run.config_text,
+        "versions": versions(run.config),
         "MIXTURE": MIXTURE,
     }
 
@@ -88,7 +101,6 @@ def facts(run: RunData) -> dict[str, Any]:
         "mode": run.config.get("pipeline", {}).get("mode", ""),
         "minutes": wall_s / 60,
         "seed": run.config.get("run", {}).get("seed"),
-        "simulated": "simulated" in run.config_text.lower(),
     }
 
 
@@ -101,12 +113,101 @@ def headline(run: RunData) -> tuple[list[Comparison], str]:
     return [], "none"
 
 
+def outcome(comparisons: list[Comparison]) -> str:
+    """The table in a sentence."""
+    parts = []
+    for c in comparisons:
+        if c.judge == MIXTURE:
+            gain, word = c.gain.gain_sd, {"rises": "rose", "falls": "fell", "unchanged": "moved"}.get(c.gain.verdict)
+            if word:
+                sure = "" if word != "moved" else ", which is within the noise"
+                parts.append(f"The reward {word} by {signed(gain.value)} standard deviations of the base{sure}.")
+    held_out = [c.gain.verdict for c in comparisons if not c.in_reward]
+    if held_out and "unknown" not in held_out:
+        counts = (held_out.count("rises"), held_out.count("falls"))
+        up, down = ("none" if n == 0 else str(n) for n in counts)
+        parts.append(
+            f"Of {len(held_out)} held-out judges, {up} {_verb(counts[0], 'rise')} "
+            f"and {down} {_verb(counts[1], 'fall')}."
+        )
+    return " ".join(parts)
+
+
+def _verb(count: int, verb: str) -> str:
+    return verb + "s" * (count < 2)
+
+
 def gain_bounds(comparisons: list[Comparison]) -> tuple[float, float]:
     """Ends of the common axis of all gains, in base standard deviations, with 0 inside."""
     gains = [c.gain.gain_sd for c in comparisons if np.isfinite(c.gain.gain_sd.low)]
     low, high = min([0.0, *(g.low for g in gains)]), max([0.0, *(g.high for g in gains)])
     pad = 0.06 * (high - low) or 1.0
     return low - pad, high + pad
+
+
+def standing(summary: dict[str, Any]) -> dict[str, Any]:
+    """Base and result between shuffled captions (0) and real clips (1), and the ends of the common axis."""
+    places = {judge: place for judge, place in summary.get("positions", {}).items() if "base" in place}
+    known = {
+        judge: p for judge, p in places.items() if p["base"]["value"] is not None and p["result"]["low"] is not None
+    }
+    ends = [p[which][end] for p in known.values() for which in ("base", "result") for end in ("low", "high")]
+    low, high = min([0.0, *ends]), max([1.0, *ends])
+    pad = 0.03 * (high - low)
+    return {"places": known, "bounds": (low - pad, high + pad)} if known else {}
+
+
+def measures(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the final evaluation measured on whole sets of clips, as small bar charts: (name, value, interval)."""
+    found = []
+    diversity = summary.get("diversity")
+    if diversity:
+        bars = [(label, diversity[key]) for label, key in BARS if key in diversity]
+        kept = diversity["ratio_to_base"]
+        ends = f"{percent(kept['low'])} to {percent(kept['high'])}"
+        note = f"The result keeps {percent(kept['value'])} ({ends}) of the base's."
+        if "ratio_to_real" in diversity:
+            note += f" It is {percent(diversity['ratio_to_real']['value'])} of that between real clips of one caption."
+        found.append(_measure("Variety within a prompt", "mean cosine distance between its clips", bars, note))
+    distance = summary.get("frechet")
+    if distance:
+        bars = [(label, {"value": distance[key], "low": None, "high": None}) for label, key in BARS if key in distance]
+        verdict = {"falls": "The result is nearer.", "rises": "The result is farther away."}
+        note = verdict.get(distance["verdict"], "No significant change.") + f" Change {_range(distance['change'])}."
+        found.append(_measure("Distance from real clips", "Frechet, in a held-out judge's space", bars, note))
+    return found
+
+
+BARS = (("Base", "base"), ("Result", "result"), ("Real clips", "real"))
+
+
+def _measure(title: str, unit: str, bars: list[tuple[str, dict[str, Any]]], note: str) -> dict[str, Any]:
+    top = 1.05 * max([bar["high"] or bar["value"] or 0.0 for _, bar in bars] + [1e-9])
+    return {"title": title, "unit": unit, "bars": bars, "top": top, "note": note}
+
+
+def _range(interval: dict[str, Any]) -> str:
+    return f"{signed(interval['value'], 3)} ({signed(interval['low'], 3)} to {signed(interval['high'], 3)})"
+
+
+def versions(config: dict[str, Any]) -> dict[str, str]:
+    """Software that wrote the report, and the SHA-256 of each model that the config names."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", "ray", "numpy", "pyarrow", "encodec"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    rewards = {f"rewards.{name}": reward.get("checkpoint") for name, reward in config.get("rewards", {}).items()}
+    policy = config.get("policy", {})
+    models = {"policy": policy.get("checkpoint"), "reference": policy.get("reference")}
+    models |= {"codec": config.get("codec", {}).get("checkpoint"), **rewards}
+    for name, directory in models.items():
+        weights = Path(directory or "") / "model.safetensors"
+        places = [place for place in (weights, PROJECT_ROOT / weights) if directory and place.is_file()]
+        if places:
+            found[name] = f"sha256 {hashlib.sha256(places[0].read_bytes()).hexdigest()[:16]}"
+    return found
 
 
 def clip_pairs(run: RunData) -> list[dict[str, Any]]:
@@ -174,9 +275,7 @@ def frontier_chart(run: RunData) -> Chart | None:
         notes = tuple(f"{p.learner_step}" for p in points) if judge == MIXTURE else ()
         lines.append(Line(title_of(judge), x, y, marked=True, smooth=False, notes=notes))
     note = "Numbers are learner steps. A held-out judge that turns down while the reward rises would be exploitation."
-    return line_chart(
-        "Gain against KL", lines, unit="base standard deviations", note=note, x_label="KL per clip, nats", zero=True
-    )
+    return line_chart("Gain against KL", lines, unit="base sd", note=note, x_label="KL per clip, nats", zero=True)
 
 
 def judge_charts(run: RunData) -> list[Chart]:

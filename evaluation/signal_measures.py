@@ -37,7 +37,8 @@ def onset_density(log_mel: np.ndarray, rise: float = ONSET_RISE) -> np.ndarray:
     mel = np.maximum(log_mel[:, MELODY_BANDS].astype(np.float64), -8.5)
     flux = np.maximum(mel[..., 2:] - mel[..., :-2], 0.0).mean(1)  # [B, F - 2]
     around = _running(flux, 10, np.mean)
-    peak = (flux >= _running(flux, 2, np.max)) & (flux > around + rise)
+    rising = np.diff(flux, axis=1, prepend=-1.0) > 0  # of two equal neighbours only the first is an onset
+    peak = rising & (flux >= _running(flux, 2, np.max)) & (flux > around + rise)
     return peak.sum(1) / (log_mel.shape[-1] / SPECTRA_PER_S)
 
 

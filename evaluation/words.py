@@ -27,3 +27,13 @@ def describe(name: str) -> str:
 def signed(value: float | None, digits: int = 2) -> str:
     """+0.31, -0.02 with a real minus sign; a dash where there is no number."""
     return "\u2013" if value is None or not math.isfinite(value) else f"{value:+.{digits}f}".replace("-", "\u2212")
+
+
+def percent(share: float | None) -> str:
+    """0.436 -> `44 %`; a dash where there is no number."""
+    return "\u2013" if share is None or not math.isfinite(share) else f"{100 * share:.0f} %".replace("-", "\u2212")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """-0.0831 -> `\u22120.083`; a dash where there is no number."""
+    return "\u2013" if value is None or not math.isfinite(value) else f"{value:.{digits}f}".replace("-", "\u2212")

@@ -42,7 +42,7 @@ from ray.exceptions import ObjectLostError
 from actors.admission import Admission
 from actors.records import RolloutTask, TrainingBatch
 from actors.replay import InsertReceipt
-from cluster.errors import RunFailed
+from cluster.errors import Interrupted, RunFailed
 from cluster.ledger import Ledger
 from cluster.supervision import ActorPool
 from cluster.weight_bus import Publication
@@ -55,11 +55,7 @@ from rewards.port import ScoreTable
 logger = logging.getLogger(__name__)
 
 Row = dict[str, int | float]
-LOST_CLIPS_RETRIES = 3  # a node took its clips with it: the task is sampled again
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved a checkpoint."""
+PRODUCE_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -165,6 +161,7 @@ class Controller:
                 self._group = group
                 watch = group.create_task(self._watch())
                 await self._begin(resume_from)
+                self._ledger.started()
                 await self._learn()
                 for task in (watch, *self._producing):
                     task.cancel()
@@ -184,18 +181,21 @@ class Controller:
         await self._evaluate_once()
 
     async def _resume(self, checkpoint: Path) -> None:
-        with self._stage("start"):
-            state = await self.pools.learner.call("resume", str(checkpoint), deadline_s=self._learner_deadline_s)
-            self.version = state["version"]
-            self._next_task = state["next_task"]
-            self.counts = Counts(**state["counts"])
-            self._restarts_before = state["restarts"]
-            await self.pools.replay.call("recover", self.version)
-            self._stored = frozenset(await self.pools.replay.call("stored_tasks"))
-            self._again = [task_id for task_id in state["open_tasks"] if task_id not in self._stored]
-            late = self._admission.rebase(self.version, await self.pools.replay.call("available_tasks"))
-            if late:
-                self.counts.rows_dropped += await self.pools.replay.call("drop", late, "too stale after a resume")
+        state = await self.pools.learner.call("resume", str(checkpoint), deadline_s=self._learner_deadline_s)
+        self.version = state["version"]
+        self._next_task = state["next_task"]
+        self.counts = Counts(**state["counts"])
+        self._restarts_before = state["restarts"]
+        await self.pools.replay.call("recover", self.version)
+        self._stored = frozenset(await self.pools.replay.call("stored_tasks"))
+        self._again = [task_id for task_id in state["open_tasks"] if task_id not in self._stored]
+        new = [i for i in self._stored if i >= self._next_task or i in state["open_tasks"]]  # not in the counts yet
+        rows_lost, scores_missing = await self.pools.replay.call("losses", new)
+        self.counts.rows_dropped += rows_lost
+        self.counts.scores_missing += scores_missing
+        late = self._admission.rebase(self.version, await self.pools.replay.call("available_tasks"))
+        if late:
+            self.counts.rows_dropped += await self.pools.replay.call("drop", late, "too stale after a resume")
         self._recorder.begin_at(self.version)
         truncate_rows(self.run_dir, self.version)
         self._recorder.status(f"resumed at step {self.version}")
@@ -234,15 +234,18 @@ class Controller:
         return self._next_task - 1
 
     async def _produce(self, task_id: int) -> None:
-        """One task, from prompt to durable rows."""
-        for _ in range(LOST_CLIPS_RETRIES):
+        """One task, from prompt to durable rows; sampled again where a node took its clips with it."""
+        for _ in range(PRODUCE_ATTEMPTS):
             try:
                 receipt = await self._sample_score_insert(task_id)
-                break
             except ObjectLostError as error:
                 logger.warning("task %d is sampled again: %s", task_id, str(error).splitlines()[0])
+                continue
+            if not receipt.refused_reason:
+                break
+            self.counts.rows_refused += self._plan.rows
         else:
-            raise RunFailed(f"task {task_id}: its clips were lost {LOST_CLIPS_RETRIES} times, with their nodes")
+            raise RunFailed(f"task {task_id}: lost or refused {PRODUCE_ATTEMPTS} times on its way to the replay store")
         self._admission.stored(task_id, receipt.trainable_rows, receipt.policy_version)
         self._issue()
         self._news.set()
@@ -254,8 +257,15 @@ class Controller:
             scored = await self._score(clips, len(task.prompts))
         del clips  # the object store may let go of them
         with self._stage("insert", shared=True):
-            receipt = await self.pools.replay.call("insert_rollout", rollout, scored.table, scored.reward)
-        self._count(receipt, scored, len(task.prompts))
+            receipt: InsertReceipt = await self.pools.replay.call(
+                "insert_rollout", rollout, scored.table, scored.reward
+            )
+        if not receipt.refused_reason:
+            self.counts.rows_duplicate += self._plan.rows if receipt.duplicate else 0
+            self.counts.rows_dropped += self._plan.rows - receipt.trainable_rows
+            self.counts.scores_missing += scored.missing
+            for stage, seconds in receipt.seconds.items():
+                self._ledger.busy(stage, seconds)
         return receipt
 
     async def _roll_out(self, task: RolloutTask) -> tuple[ObjectRef, ObjectRef]:
@@ -267,15 +277,6 @@ class Controller:
             self._free += 1
         self._issue()
         return rollout, clips
-
-    def _count(self, receipt: InsertReceipt, scored: Scored, rows: int) -> None:
-        if receipt.refused_reason:
-            raise RunFailed(f"replay: refused task of {rows} rows: {receipt.refused_reason}")
-        for stage, seconds in receipt.seconds.items():
-            self._ledger.busy(stage, seconds)
-        self.counts.rows_duplicate += rows if receipt.duplicate else 0
-        self.counts.rows_dropped += rows - receipt.trainable_rows
-        self.counts.scores_missing += scored.missing
 
     # ---- from rows to versions ------------------------------------------------------------------------------------
 
@@ -336,7 +337,8 @@ class Controller:
         return {f"judge_{name}": mean for name, mean in held_out.items()}
 
     async def _finish_row(self, metrics: Row) -> None:
-        stats = await self.pools.replay.call("stats")
+        with self._stage("insert"):
+            stats = await self.pools.replay.call("stats")
         seconds = self._ledger.close_row()
         spent = sum(value for name, value in seconds.items() if name.startswith("seconds_"))
         audio_s = metrics["sequences"] * self.config.sampling.seconds

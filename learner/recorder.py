@@ -53,7 +53,7 @@ class Recorder:
 
 
 def memory_bytes() -> int:
-    """Resident memory of this process and all below it; pages that they share are counted once each."""
+    """Resident memory of this process and all below it; shared pages count in each."""
     total = 0
     this = psutil.Process()
     for process in (this, *this.children(recursive=True)):

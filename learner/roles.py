@@ -140,6 +140,7 @@ class Roles:
             max_restarts=actors.max_restarts if max_restarts is None else max_restarts,
             on_event=self._on_event,
             prepare=prepare,
+            start_deadline_s=self._config.pipeline.stall_s,
         )
         self._started.append(pool)
         return pool

@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import RunFailed, UserError
+from cluster.errors import Interrupted, RunFailed, UserError
+from cluster.ledger import Ledger
 from cluster.session import ray_session
 from configs.schema import Config
 from learner.progress import Progress
+from learner.prompts import PromptCursor, load_prompts
+from learner.run_folder import RunFolder
 
 # What imports ray is imported by the functions below: `ray_session` must set its environment first.
 
@@ -29,11 +32,15 @@ def run(config: Config) -> Path:
     if config.replay.times_sampled != 1:
         raise UserError(f"replay.times_sampled: got {config.replay.times_sampled}, allowed 1")
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # answers of actors that were killed for being late
+    ledger = Ledger()
     with (
         Progress(config.learner.steps, config.metrics.progress, title=f"MusicRL {config.preset}") as progress,
         ray_session() as local,
     ):
-        run_dir = asyncio.run(_run(config, progress, local))
+        try:
+            run_dir = asyncio.run(_run(config, progress, ledger, local))
+        except Interrupted:
+            raise KeyboardInterrupt from None
         progress.status("writing the report")
         from evaluation.report import write_report
 
@@ -42,43 +49,41 @@ def run(config: Config) -> Path:
     return report
 
 
-async def _run(config: Config, progress: Progress, local: bool) -> Path:
+async def _run(config: Config, progress: Progress, ledger: Ledger, local: bool) -> Path:
     """-> the run folder."""
-    from cluster.ledger import Ledger
     from cluster.placement import plan_on_cluster
-    from learner.run_folder import RunFolder
 
-    ledger = Ledger()
-    with ledger.stage("start"):
-        placement = await plan_on_cluster(config)
+    placement = await plan_on_cluster(config)
     folder = RunFolder.reopen(config) if config.run.resume else RunFolder.create(config)
     progress.message(f"run folder: {folder.path}")
-    task = asyncio.current_task()
     try:
         with _signals(progress) as stops:
             await _loop(config, folder.path.absolute(), placement, local, progress, ledger, stops)
-    except asyncio.CancelledError:
-        if task is not None:
-            task.uncancel()
-        raise KeyboardInterrupt from None
-    except (RunFailed, KeyboardInterrupt) as error:
-        if not folder.checkpoint_steps():
-            raise
-        if isinstance(error, KeyboardInterrupt):
+    except Interrupted:
+        if folder.checkpoint_steps():
             progress.message(RESUME_HINT.format(folder.path))
-            raise
-        raise RunFailed(f"{error}; {RESUME_HINT.format(folder.path)}") from error
+        raise
+    except RunFailed as error:
+        if folder.checkpoint_steps():
+            raise RunFailed(f"{error}; {RESUME_HINT.format(folder.path)}") from error
+        raise
     finally:
         folder.close()
     return folder.path
 
 
 async def _loop(
-    config: Config, run_dir: Path, placement: Any, local: bool, progress: Progress, ledger: Any, stops: list[Callable]
+    config: Config,
+    run_dir: Path,
+    placement: Any,
+    local: bool,
+    progress: Progress,
+    ledger: Ledger,
+    stops: list[Callable[[], None]],
 ) -> None:
+    """Starts the actors and hands over to the controller; ends them whatever happens."""
     from learner.checkpoint import require_complete
-    from learner.controller import Controller, Interrupted, Newest
-    from learner.prompts import PromptCursor, load_prompts
+    from learner.controller import Controller, Newest
     from learner.recorder import Recorder
     from learner.roles import Roles
     from learner.tasks import TaskPlan
@@ -92,16 +97,14 @@ async def _loop(
     progress.status("starting actors")
     roles = Roles(config, run_dir, epoch, placement, local, recorder.event)
     try:
-        with ledger.stage("start"):
-            crew = await roles.start(newest, tuple(held_out))
+        crew = await roles.start(newest, tuple(held_out))
         plan = TaskPlan(config, PromptCursor(train, config.run.seed), crew.frame_rate_hz)
-        controller = Controller(
-            config, run_dir, crew.pools, newest, plan, _scoring(config, crew, epoch), recorder, ledger
-        )
+        score = _scoring(config, crew, epoch)
+        controller = Controller(config, run_dir, crew.pools, newest, plan, score, recorder, ledger)
         stops.append(controller.stop)
         await controller.run(resume_from)
-    except Interrupted:
-        raise KeyboardInterrupt from None
+    except asyncio.CancelledError:
+        raise Interrupted from None
     finally:
         await roles.close()
         recorder.close()

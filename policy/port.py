@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from torch import Tensor
+if TYPE_CHECKING:  # the replay store and the driver pass these records on and need no torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from torch import Tensor
 PAD = 0  # the learnt pad token; a text of nothing but pads is the null condition
 WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 # Words that tell nothing about the sound: left out, so that the fixed length holds longer captions
-FILLERS = frozenset({"a", "an", "the", "is", "are", "this", "that", "i", "of", "we", "you", "it", "its", "be", "to", "and"})
+FILLERS = frozenset(
+    {"a", "an", "the", "is", "are", "this", "that", "i", "of", "we", "you", "it", "its", "be", "to", "and"}
+)
 
 # Words that people use in music captions and that the world's own captions need not contain
 MUSIC_WORDS = """

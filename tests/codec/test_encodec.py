@@ -17,6 +17,7 @@ from codec.checkpoint import load_codec
 from codec.encodec_codec import EncodecCodec, random_model
 from codec.log_mel import log_mel
 from codec.port import Codec
+from codec.torchaudio_guard import import_encodec
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,7 +111,7 @@ def damaged(checkpoint: Path, directory: Path, how: str) -> None:
         config = json.dumps({"kind": "encodec", "bandwidth_kbps": 5})
     (directory / "config.json").write_text(config)
     if how == "pickled code":
-        (directory / "encodec_24khz-0.th").write_bytes(pickle.dumps(os.system))
+        (directory / "encodec_24khz-0.th").write_bytes(pickle.dumps(os.system, protocol=2))
     elif how != "no weights":
         (directory / "model.safetensors").write_bytes(weights)
 
@@ -127,7 +128,7 @@ def test_bad_checkpoints_are_refused_in_one_line(checkpoint: Path, tmp_path: Pat
 
 
 def test_missing_directory_and_wrong_shapes(codec: EncodecCodec, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="config.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         EncodecCodec.load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="pcm"):
         codec.encode(torch.zeros(2, 24_000))
@@ -168,16 +169,7 @@ def test_an_extension_that_cannot_be_loaded_counts_as_absent() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_missing_torchaudio_is_named(tmp_path: Path) -> None:
-    code = """
-import importlib.abc, sys
-class Hide(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "encodec":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Hide())
-from codec.torchaudio_guard import import_encodec
-import_encodec()
-"""
-    done = run(code)
-    assert done.returncode == 1 and "without the package encodec, allowed: pip install encodec" in done.stderr
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "encodec", None)
+    with pytest.raises(UserError, match="without the package encodec, allowed: pip install encodec"):
+        import_encodec()

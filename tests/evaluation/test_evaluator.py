@@ -45,7 +45,7 @@ def test_it_evaluates_the_published_weights_and_a_repeat_is_the_same(cluster, tm
     run.mkdir()
 
     def evaluate(publication, step):
-        return ray.get(evaluator.evaluate.remote(publication, step, str(run)), timeout=60)
+        return ray.get(evaluator.evaluate.remote(publication, step, str(run)), timeout=240)
 
     own = bus.publish(weights(0), 0)
     first = evaluate(own, 0)

@@ -38,7 +38,7 @@ def corpus(tmp_path_factory):
 def directory(corpus, tmp_path_factory):
     """All four judges, trained for a few seconds on tones."""
     out = tmp_path_factory.mktemp("judges")
-    train_judges(corpus, None, out, steps=40, batch_size=48, progress=lambda _: None)
+    train_judges(corpus, None, out, steps=30, batch_size=32, progress=lambda _: None)
     return out
 
 
@@ -92,13 +92,13 @@ def test_the_attribute_judge_averages_what_the_prompt_names(directory, clips):
 
 @pytest.mark.parametrize("rate_hz", list(PULSES_HZ.values()))
 def test_onsets_are_counted(rate_hz):
-    corpus_free = np.full((1, 64, 200), -9.0, np.float32)
+    mel = np.full((1, 64, 200), -9.0, np.float32)
     times = np.arange(0.1, 3.95, 1 / rate_hz)
     for at in times:
         start = int(at * 50)
         decay = -4.0 - 0.4 * np.arange(200 - start)
-        corpus_free[0, :, start:] = np.maximum(np.full(200 - start, -9.0), decay)
-    assert onset_density(corpus_free)[0] * 4.0 == pytest.approx(len(times), abs=1)
+        mel[0, :, start:] = np.maximum(np.full(200 - start, -9.0), decay)
+    assert onset_density(mel)[0] * 4.0 == pytest.approx(len(times), abs=1)
 
 
 def test_silence_has_no_onsets_and_a_finite_spectrum():

@@ -46,7 +46,7 @@ def test_the_test_set_comes_back_as_it_was(assets):
 
 
 def test_a_folder_without_test_clips_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="without clips.parquet"):
+    with pytest.raises(UserError, match=r"without clips\.parquet"):
         load_test_set(tmp_path)
     assert main([f"assets={tmp_path}"]) == 2
     assert main(["section=nothing"]) == 2

@@ -70,7 +70,7 @@ def test_the_base_against_itself_has_no_gain_and_no_kl(run_dir):
         (["{run}", "n=3", "n=4"], "n: given twice"),
         (["{run}", "prompts=missing.txt"], "prompts: "),
         (["{run}", "base=missing"], "missing"),
-        (["{run}", "real=missing", "n=2"], "real: got missing"),
+        (["{run}", "real=missing", "n=2"], "test clips: got missing"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(run_dir, capsys, words, said):

@@ -127,6 +127,7 @@ def test_gradient_stops_at_advantage_and_weights() -> None:
     log_a = torch.full((1, 1, 2), -1.0, requires_grad=True)
     values = torch.tensor([[0.5, 1.0]], requires_grad=True)
     weights = objective.importance_weights(log_a, torch.tensor([[[-1.0, -1.5]]]), 2.0)
+    assert not weights.requires_grad
     objective.policy_loss(log_a, weights, 2.0 - values, tokens=2).backward()
     assert values.grad is None
     expected = torch.tensor([[[-1.0 * 1.5 / 2, -math.exp(0.5) * 1.0 / 2]]])

@@ -18,7 +18,7 @@ from configs.load import load_config
 from learner.model_folder import ModelFolder
 from learner.preflight import POLICY_KINDS, checkpoint_bytes, preflight, replay_bytes
 from learner.run_folder import RunFolder
-from tests.rewards.small_models import make_quality, make_text_adherence
+from tests.rewards.reward_parts import make_quality, make_text_adherence
 from tests.system.tiny_world import ENTRIES, TinyWorld, build_tiny_world
 
 Spoil = Callable[[Path], object]

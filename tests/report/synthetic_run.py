@@ -127,4 +127,33 @@ def _sound(number: int, noise: float) -> np.ndarray:
 
 
 def _summary() -> dict:
-    return {}
+    return {
+        "positions": {
+            "text_adherence": {
+                "base": interval(0.41, 0.03),
+                "result": interval(0.62, 0.03),
+                "real": 0.8,
+                "shuffled": 0.0,
+            },
+            "second_text_audio": {
+                "base": interval(0.35, 0.03),
+                "result": interval(0.5, 0.04),
+                "real": 0.8,
+                "shuffled": 0.0,
+            },
+            "attributes": {"base": interval(0.44, 0.02), "result": interval(0.58, 0.02), "real": 0.9, "shuffled": 0.3},
+            "quality": {"real": 4.6, "shuffled": 4.6},
+        },
+        "diversity": {
+            "base": interval(0.71, 0.02),
+            "result": interval(0.55, 0.02),
+            "real": interval(0.31, 0.03),
+            "ratio_to_base": interval(0.77, 0.02),
+            "ratio_to_real": interval(1.77, 0.2),
+        },
+        "frechet": {"base": 0.062, "result": 0.047, "change": interval(-0.015, 0.006), "verdict": "falls"},
+    }
+
+
+def interval(value: float, half: float) -> dict[str, float]:
+    return {"value": value, "low": value - half, "high": value + half}

@@ -25,7 +25,7 @@ def _say(_):
 
 
 def test_a_trained_pair_of_towers_prefers_the_right_prompt(corpus, tmp_path):
-    train_text_adherence(corpus, None, tmp_path, steps=60, batch_size=48, progress=_say)
+    train_text_adherence(corpus, None, tmp_path, steps=50, batch_size=32, progress=_say)
     split = corpus.split("train")
     mel = log_mel(split.pcm(range(48))).numpy()
     model = TextAdherence.load(tmp_path)
@@ -35,7 +35,7 @@ def test_a_trained_pair_of_towers_prefers_the_right_prompt(corpus, tmp_path):
 
 
 def test_quality_learns_to_hear_noise_and_silence(corpus, tmp_path):
-    train_quality(corpus, None, tmp_path, steps=60, batch_size=48, progress=_say)
+    train_quality(corpus, None, tmp_path, steps=50, batch_size=32, progress=_say)
     pcm = corpus.split("train").pcm(range(32))
     noisy = pcm + 0.1 * torch.randn(pcm.shape, generator=torch.Generator().manual_seed(0))
     model = Quality.load(tmp_path)
