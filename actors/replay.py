@@ -193,7 +193,8 @@ class ReplayStore:
         """-> rows of these stored tasks that cannot be trained, scores that are missing in them."""
         tasks = [self._index.tasks[task_id] for task_id in task_ids if task_id in self._index.tasks]
         untrainable = sum(int((~task.trainable).sum()) for task in tasks)
-        return untrainable, sum(schema.missing_scores(self._read(task)) for task in tasks)
+        batches = (self._segments.read(task.segment, task.offset_bytes) for task in tasks)
+        return untrainable, sum(schema.missing_scores(batch) for batch in batches)
 
     def bytes_stored(self) -> int:
         return self._segments.size_bytes()

@@ -112,7 +112,7 @@ def trainable_rows(batch: pa.RecordBatch) -> np.ndarray:
 def missing_scores(batch: pa.RecordBatch) -> int:
     """Scores of a stored task, over all rewards, whose status is not "ok"."""
     status = (batch.column(field.name).to_pylist() for field in batch.schema if field.name.startswith("status_"))
-    return sum(each != "ok" for column in status for each in column)
+    return sum(int(each != "ok") for column in status for each in column)
 
 
 def sampling_of(batch: pa.RecordBatch) -> SamplingSettings:

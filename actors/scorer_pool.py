@@ -119,13 +119,14 @@ class ScorerPool:
         return search
 
     async def _ask(self, name: str, clips: Any, piece: Piece, whole: bool) -> ScoreReply:
-        """One call. A lost actor is not yet the reward's fault: a whole batch is tried once more elsewhere."""
+        """One call. A lost actor is not yet the reward's fault: a whole batch is tried once more elsewhere, and only
+        actors lost twice in a row are charged to the run's restarts, the others to this search's patience."""
         rows = None if whole else piece.rows
         for attempt in (1, 2):
             try:
                 reply: ScoreReply = await self.pool.call(
                     "score", name, clips, rows, piece.deadline_s,
-                    deadline_s=piece.deadline_s + GRACE_S, retries=0, charge=whole and attempt == 1,
+                    deadline_s=piece.deadline_s + GRACE_S, retries=0, charge=attempt == 2,
                 )  # fmt: skip
             except CallTimedOut:
                 return self._failure(name, "timeout", f"no score within {piece.deadline_s:g} s", piece.deadline_s)

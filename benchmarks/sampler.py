@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -64,8 +65,8 @@ class PlainSampler:
 
     def __init__(self, policy: TinyMusicLM) -> None:
         self.policy = policy
-        self.temporal = nn.ModuleList(PlainBlock(block) for block in policy.trunk.layers)
-        self.depth = nn.ModuleList(PlainBlock(block) for block in policy.depth.layers)
+        self.temporal = [PlainBlock(block) for block in policy.trunk.blocks]
+        self.depth = [PlainBlock(block) for block in policy.depth.blocks]
         self.project = _plain(policy.depth.project)
 
     @torch.inference_mode()
@@ -137,8 +138,8 @@ def compare(policy: TinyMusicLM, rows: int, frames: int, guidance: float, rounds
     times: list[tuple[tuple[float, float], tuple[float, float]]] = []
     for turn in range(rounds + 1):  # the first one warms up
         seeds = range(turn * rows, (turn + 1) * rows)
-        ours = timed(lambda seeds=seeds: fast.sample(text, seeds, frames, settings))
-        theirs = timed(lambda turn=turn: plain.sample(text, turn, frames, settings))
+        ours = timed(partial(fast.sample, text, seeds, frames, settings))
+        theirs = timed(partial(plain.sample, text, turn, frames, settings))
         times.append((ours, theirs))
     wall = [theirs[0] / ours[0] for ours, theirs in times[1:]]
     cpu = [theirs[1] / ours[1] for ours, theirs in times[1:]]

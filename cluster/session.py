@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 OBJECT_STORE_BYTES = 512 * 2**20
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -39,11 +40,11 @@ def ray_session() -> Iterator[bool]:
         _prepare_own_environment()
     import ray
 
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if local:
-        ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
     else:
-        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
+        ray.init(os.environ.get("RAY_ADDRESS", "auto"), **quiet)
     try:
         yield local
     finally:

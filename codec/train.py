@@ -210,18 +210,22 @@ def spectral_losses(predicted_log: Tensor, spectrum: Tensor) -> dict[str, Tensor
 
 
 @torch.no_grad()
-def measure(codec: MagnitudeCodec, clips: Clips, indices: Sequence[int]) -> dict[str, list[float]]:
+def measure(codec: MagnitudeCodec, clips: Clips, indices: Sequence[int], batch: int = 48) -> dict[str, list[float]]:
     """Log-mel L1 with 1..K levels, and the perplexity of each codebook, on the clips named."""
     was_training = codec.training
     codec.eval()
-    spectrum = magnitude(clips.pcm(indices))
-    truth = log_mel_from_magnitude(spectrum)
-    codes = codec.quantizer.encode(codec.latents(spectrum))
     levels = range(1, codec.config.levels + 1)
-    frames = codes.shape[2] * codec.config.spectra_per_frame
-    mel = [float((codec.decode_log_mel(codes[:, :k]) - truth[..., :frames]).abs().mean()) for k in levels]
+    errors, every = [], []
+    for first in range(0, len(indices), batch):
+        spectrum = magnitude(clips.pcm(indices[first : first + batch]))
+        codes = codec.quantizer.encode(codec.latents(spectrum))
+        truth = log_mel_from_magnitude(spectrum)[..., : codes.shape[2] * codec.config.spectra_per_frame]
+        distances = [(codec.decode_log_mel(codes[:, :k]) - truth).abs().mean((1, 2)) for k in levels]
+        errors.append(torch.stack(distances))
+        every.append(codes)
     codec.train(was_training)
-    return {"mel_l1": mel, "perplexity": perplexity(codes, codec.config.entries)}
+    mel = torch.cat(errors, 1).mean(1).tolist()
+    return {"mel_l1": mel, "perplexity": perplexity(torch.cat(every), codec.config.entries)}
 
 
 def _has_bf16() -> bool:

@@ -59,19 +59,17 @@ def _whole(value: Any) -> int:
     return int(value)
 
 
-def _finite(value: Any) -> float:
+def _number(value: Any) -> float:
+    """NaN and the infinities go through here: `Allowed.holds` refuses them."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError
-    number = float(value)
-    if number - number != 0:  # NaN and the infinities
-        raise ValueError
-    return number
+    return float(value)
 
 
-def _finite_or_none(value: Any) -> float | None:
+def _number_or_none(value: Any) -> float | None:
     if value is None or (isinstance(value, str) and value.strip().lower() in ("null", "none", "")):
         return None
-    return _finite(value)
+    return _number(value)
 
 
 def _text(value: Any) -> str:
@@ -124,8 +122,8 @@ def parse_scalar(text: str) -> Any:
 
 _CONVERTERS = {
     int: _whole,
-    float: _finite,
-    float | None: _finite_or_none,
+    float: _number,
+    float | None: _number_or_none,
     str: _text,
     bool: _flag,
     list[str]: _texts,

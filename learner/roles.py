@@ -20,8 +20,8 @@ from cluster.errors import RunFailed
 from cluster.placement import Placement, RoleResources, actor_options
 from cluster.supervision import ActorPool, PoolEvent
 from configs.schema import Config
-from learner.controller import Newest, Pools
 from learner.learner_actor import LearnerActor
+from learner.pools import Newest, Pools
 from rewards.port import ClipBatch
 
 
@@ -120,7 +120,7 @@ class Roles:
     ) -> Callable[[int], ActorHandle]:
         """on_this_node: writes to the run folder, which lies on the driver's disk."""
         options = actor_options(role, on_this_node=on_this_node, local=self._local)
-        actor = ray.remote(cls).options(**options)
+        actor: Any = ray.remote(cls).options(**options)  # type: ignore[attr-defined]
         return lambda index: actor.remote(*arguments)
 
     def _pool(

@@ -83,7 +83,8 @@ async def _loop(
 ) -> None:
     """Starts the actors and hands over to the controller; ends them whatever happens."""
     from learner.checkpoint import require_complete
-    from learner.controller import Controller, Newest
+    from learner.controller import Controller
+    from learner.pools import Newest
     from learner.recorder import Recorder
     from learner.roles import Roles
     from learner.tasks import TaskPlan
@@ -113,7 +114,7 @@ async def _loop(
 def _scoring(config: Config, crew: Any, epoch: str) -> Callable[[Any, int], Coroutine[Any, Any, Any]]:
     """Scores the clips behind a reference with every reward, and mixes."""
     from actors.scorer_pool import ScorerPool
-    from learner.controller import Scored
+    from learner.pools import Scored
     from rewards.mixture import RewardSpec, mix
 
     specs = {

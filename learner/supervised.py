@@ -206,7 +206,8 @@ def learning_rate(step: int, settings: SupervisedSettings) -> float:
 
 def parameter_groups(policy: TinyMusicLM, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; embeddings, norms and other vectors do not."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in policy.named_parameters():
         (free if parameter.ndim < 2 or "embed" in name else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]

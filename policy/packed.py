@@ -20,7 +20,7 @@ class PackedLinear:
         self.gelu, self.packed = gelu, onednn_serves(weight)
         weight = weight.detach().contiguous()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS) if self.packed else weight.clone()
-        self.after = ("gelu", [], "tanh") if gelu else ("none", [], "")
+        self.after: tuple[str, list[float], str] = ("gelu", [], "tanh") if gelu else ("none", [], "")
         self.product = torch.ops.mkldnn._linear_pointwise.default
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -37,8 +37,8 @@ class PackedBlock:
         self.heads, self.key_heads, self.head_width = block.heads, block.key_heads, block.head_width
         self.width = (block.heads * block.head_width,)
         self.norm_attention = block.norm_attention.weight.detach().clone()
-        parallel = block.norm_hidden is None
-        self.norm_hidden = None if parallel else block.norm_hidden.weight.detach().clone()
+        norm_hidden = block.norm_hidden
+        self.norm_hidden = None if norm_hidden is None else norm_hidden.weight.detach().clone()
         self.qkv = PackedLinear(scaled_queries(block))
         self.attention_out = PackedLinear(block.attention_out.weight)
         self.hidden = PackedLinear(block.hidden.weight, gelu=True)
@@ -84,7 +84,7 @@ class TemporalCache:
         normed, heads = block.start(x)
         turned = rotate(heads, turns)
         added = turned[:, block.heads :].view(self.rows, 2, block.key_heads, block.head_width)
-        self.whole[:, :, :, place] = added.transpose(0, 1)
+        self.whole.select(3, place).copy_(added.transpose(0, 1))
         query = turned[:, : block.heads].reshape(len(self.keys), -1, block.head_width)  # [B G, H / G, d]
         scores = torch.bmm(query, self.keys[:, : place + 1].transpose(1, 2))
         attended = torch.bmm(scores.softmax(-1), self.values[:, : place + 1])
@@ -106,12 +106,12 @@ class DepthCache:
     def attend(self, heads: Tensor, place: int) -> Tensor:
         """heads [B, 3 H, d] -> [B, D]. So few places go faster as sums over the leading dimension than as products."""
         count = self.block.heads
-        self.whole[place] = heads[:, count:].unflatten(1, (2, -1)).transpose(0, 1)
+        added = heads[:, count:].view(len(heads), 2, count, -1)
+        self.places[place].copy_(added.transpose(0, 1))
         if place == 0:
-            return self.whole[0, 1].flatten(1)  # it attends to itself alone
-        keys, values = self.whole[: place + 1].unbind(1)
-        scores = (keys * heads[:, :count]).sum(-1, keepdim=True)  # [k + 1, B, H, 1]
-        return (values * scores.softmax(0)).sum(0).flatten(1)
+            return self.values[0].view(len(heads), -1)  # it attends to itself alone
+        scores = (self.keys[place] * heads[:, :count]).sum(-1, keepdim=True)  # [k + 1, B, H, 1]
+        return (self.values[place] * scores.softmax(0)).sum(0).view(len(heads), -1)
 
 
 class TokenTable:
@@ -121,7 +121,7 @@ class TokenTable:
     """
 
     def __init__(self, depth: DepthTransformer, stream: int, size: int) -> None:
-        block = depth.layers[0]
+        block = depth.blocks[0]
         begin = int(depth.offsets[stream])
         x = depth.embed_codes.weight[begin : begin + size] + depth.embed_place[stream + 1]
         normed = block.norm_attention(x)

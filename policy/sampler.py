@@ -33,8 +33,8 @@ class Sampler:
     def refresh(self) -> None:
         """Takes over the policy's present weights."""
         trunk, depth = self.policy.trunk, self.policy.depth
-        self.temporal = [PackedBlock(layer) for layer in trunk.layers]
-        self.depth = [PackedBlock(layer) for layer in depth.layers]
+        self.temporal = [PackedBlock(layer) for layer in trunk.blocks]
+        self.depth = [PackedBlock(layer) for layer in depth.blocks]
         self.project = PackedLinear(depth.project.weight)
         self.tables = [TokenTable(depth, k, stream.size) for k, stream in enumerate(self.policy.streams[:-1])]
         self.heads = depth.heads.detach().transpose(1, 2).clone()  # packed with each call's temperature
@@ -111,6 +111,7 @@ class _Frame:
         self.caches = [DepthCache(block, rows * copies, len(heads), heads) for block in sampler.depth]
         self.probabilities = heads.new_empty(len(heads), rows, heads.shape[1])  # [K, B, V]
         self.tokens = torch.empty(len(heads), rows, dtype=torch.int64, device=heads.device)  # [K, B]
+        self.token_columns = list(self.tokens.unsqueeze(-1))
 
     def chances(self) -> Tensor:
         """Probabilities of the frame's tokens [K, B]."""
@@ -126,7 +127,7 @@ class _Frame:
                 x = cache.step(x, k)
             distribution = self._distribution(x, k)
             # right=True: an entry of probability zero is never found, and uniform < 1 keeps within the last slice
-            torch.searchsorted(distribution.cumsum(-1), uniform, right=True, out=self.tokens[k].unsqueeze(-1))
+            torch.searchsorted(distribution.cumsum(-1), uniform, right=True, out=self.token_columns[k])
 
     def _first_block(self, k: int) -> Tensor:
         """The first block's output [copies B, D] at place k > 0."""

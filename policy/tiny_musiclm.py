@@ -91,6 +91,9 @@ class TinyMusicLM(nn.Module):
 class TemporalTrunk(nn.Module):
     """Text prefix and past frames -> one state a frame."""
 
+    offsets: Tensor
+    turns: Tensor
+
     def __init__(self, config: TinyMusicLMConfig, text_size: int, text_length: int) -> None:
         super().__init__()
         width = config.temporal_width
@@ -107,12 +110,17 @@ class TemporalTrunk(nn.Module):
         turns = rotary_turns(text_length + config.max_frames, width // config.temporal_heads)
         self.register_buffer("turns", turns, persistent=False)  # [S, d/2, 2]
 
+    @property
+    def blocks(self) -> list[Block]:
+        """The layers, typed."""
+        return [layer for layer in self.layers if isinstance(layer, Block)]
+
     def forward(self, codes: Tensor, text: Tensor) -> Tensor:
         """codes [B, K, T], text [B, L] -> [B, T, D]."""
         x = torch.cat([self.embed_text(text), self._frames(codes)], dim=1)  # [B, L + T, D]
         turns = torch.view_as_complex(self.turns[: x.shape[1]])
-        for layer in self.layers:
-            x = layer(x, turns)
+        for block in self.layers:
+            x = block(x, turns)
         return self.norm(x[:, self.text_length :])
 
     def _frames(self, codes: Tensor) -> Tensor:
@@ -132,6 +140,9 @@ class DepthTransformer(nn.Module):
     but the attention depends on the token alone, and the sampler looks it up.
     """
 
+    offsets: Tensor
+    outside: Tensor | None
+
     def __init__(self, config: TinyMusicLMConfig) -> None:
         super().__init__()
         width, sizes = config.depth_width, [stream.size for stream in config.streams]
@@ -147,14 +158,19 @@ class DepthTransformer(nn.Module):
         self.register_buffer("offsets", stream_offsets(config.streams), persistent=False)
         self.register_buffer("outside", outside_of_streams(config.streams), persistent=False)
 
+    @property
+    def blocks(self) -> list[Block]:
+        """The layers, typed."""
+        return [layer for layer in self.layers if isinstance(layer, Block)]
+
     def forward(self, states: Tensor, codes: Tensor) -> Tensor:
         """states [B, T, D], codes [B, K, T] -> logits [B, K, T, V]."""
         batch, streams, frames = codes.shape
         first = self.project(states).view(batch * frames, 1, -1)
         earlier = (codes[:, :-1] + self.offsets[:-1, None]).transpose(1, 2).reshape(batch * frames, streams - 1)
         x = torch.cat([first, self.embed_codes(earlier)], dim=1) + self.embed_place  # [B T, K, D]
-        for layer in self.layers:
-            x = layer(x, None)
+        for block in self.layers:
+            x = block(x, None)
         logits = torch.bmm(self.norm(x).transpose(0, 1), self.heads)  # [K, B T, V]
         logits = logits.view(streams, batch, frames, -1).transpose(0, 1)
         return logits if self.outside is None else logits.masked_fill(self.outside[:, None], -torch.inf)
@@ -219,7 +235,8 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 
     x [..., d], turns complex [..., d/2], broadcast -> [..., d].
     """
-    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)
+    pairs = torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * turns).view(x.shape)
 
 
 @lru_cache(maxsize=8)
@@ -256,7 +273,7 @@ def _initialise(module: nn.Module) -> None:
 def _scale_residual_outputs(policy: TinyMusicLM) -> None:
     """Residual branches start small, by depth. Source: GPT-2, section 2.3."""
     for part in (policy.trunk, policy.depth):
-        for layer in part.layers:
+        for block in part.blocks:
             with torch.no_grad():
-                layer.attention_out.weight /= (2 * len(part.layers)) ** 0.5
-                layer.hidden_out.weight /= (2 * len(part.layers)) ** 0.5
+                block.attention_out.weight /= (2 * len(part.blocks)) ** 0.5
+                block.hidden_out.weight /= (2 * len(part.blocks)) ** 0.5

@@ -145,8 +145,17 @@ def partly_wrong(
 
 def all_words() -> list[str]:
     """Every word that a caption or prompt can hold, sorted."""
-    tables = (LEAD, TEMPO_ADJECTIVE, TEMPO_CLAUSE, DRUMS_CLAUSE, CHORDS_CLAUSE, REGISTER_ADJECTIVE, REGISTER_CLAUSE)
-    tables += (ARTICULATION_ADJECTIVE, ARTICULATION_CLAUSE)
+    tables: tuple[dict[str, tuple[str, ...]], ...] = (
+        LEAD,
+        TEMPO_ADJECTIVE,
+        TEMPO_CLAUSE,
+        DRUMS_CLAUSE,
+        CHORDS_CLAUSE,
+        REGISTER_ADJECTIVE,
+        REGISTER_CLAUSE,
+        ARTICULATION_ADJECTIVE,
+        ARTICULATION_CLAUSE,
+    )
     phrases = [phrase for table in tables for options in table.values() for phrase in options]
     phrases += [phrase for options in GENRE.values() for phrase in options]
     phrases += [*PIECE, *OPENINGS, *WISHES, *ENDINGS, "a an and in played by"]
@@ -177,7 +186,8 @@ def _tags(attributes: Attributes, said: set[str], rng: np.random.Generator) -> s
 
 
 def _sentence(attributes: Attributes, said: set[str], rng: np.random.Generator) -> str:
-    adjectives, clauses = [], []
+    adjectives: list[str] = []
+    clauses: list[str] = []
     places = (
         ("tempo", TEMPO_ADJECTIVE, TEMPO_CLAUSE),
         ("register", REGISTER_ADJECTIVE, REGISTER_CLAUSE),

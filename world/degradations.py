@@ -87,10 +87,11 @@ def _blurred(pcm: Tensor, width: Tensor, axis: int) -> Tensor:
     """Gaussian blur of STFT magnitudes along one axis (`width` [B] in spectra or bins), phases scrambled in step."""
     spectrum = stft(pcm)
     size = spectrum.abs().transpose(axis, -1)  # [B, other, length]
-    reach = torch.arange(-36, 37, dtype=pcm.dtype)
+    side = min(36, size.shape[-1] - 1)  # reflection cannot reach past the other end of a short clip
+    reach = torch.arange(-side, side + 1, dtype=pcm.dtype)
     kernel = torch.exp(-0.5 * (reach[None] / width[:, None].clamp_min(1e-3)) ** 2)
     kernel = kernel / kernel.sum(1, keepdim=True)
-    padded = F.pad(size, (36, 36), mode="reflect")
+    padded = F.pad(size, (side, side), mode="reflect")
     smooth = F.conv1d(padded.transpose(0, 1), kernel[:, None], groups=len(pcm)).transpose(0, 1).transpose(axis, -1)
     return istft(torch.polar(smooth, spectrum.angle()))
 

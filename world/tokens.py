@@ -94,10 +94,18 @@ def load_tokens(path: str | Path) -> TokenSet:
     """Raises UserError where the file is missing or is no token file."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            data = {name: file[name] for name in file.files}
-        texts = {name: data.pop(name).tolist() for name in ("clip_ids", "splits", "captions", "damage", "swapped")}
-        versions = {name: str(data.pop(name)) for name in ("codec_version", "semantic_version")}
-        return TokenSet(**data, **texts, **versions)
+            return TokenSet(
+                codes=file["codes"],
+                clip_ids=file["clip_ids"].tolist(),
+                splits=file["splits"].tolist(),
+                captions=file["captions"].tolist(),
+                damage=file["damage"].tolist(),
+                severity=file["severity"],
+                swapped=file["swapped"].tolist(),
+                variant=file["variant"],
+                codec_version=str(file["codec_version"]),
+                semantic_version=str(file["semantic_version"]),
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"tokens: got {path} ({error}), allowed a file written by world.tokens") from error
 
@@ -129,7 +137,7 @@ def _encode_split(
         part["codes"] += [encode_batch(pcm, codec, semantic).to(torch.uint8).numpy()]
         part["damage"] += damage
         part["severity"] += severity.tolist()
-    told = [(text, ()) for text in clips.captions]
+    told: list[tuple[str, tuple[str, ...]]] = [(text, ()) for text in clips.captions]
     if kind == "mixed":
         told = [partly_wrong(attributes, rng, WRONG_SHARE)[:2] for attributes in clips.attributes]
     part |= {"captions": [text for text, _ in told], "swapped": [",".join(names) for _, names in told]}
@@ -145,10 +153,10 @@ def _shifted(pcm: Tensor, rng: np.random.Generator) -> Tensor:
 def _save(path: Path, parts: list[dict[str, list]], codec_version: str, semantic_version: str) -> None:
     joined = {name: [value for part in parts for value in part[name]] for name in parts[0]}
     arrays = {name: np.asarray(values) for name, values in joined.items() if name != "codes"}
-    arrays["codes"] = np.concatenate(joined["codes"])
-    arrays["severity"] = arrays["severity"].astype(np.float32)
+    arrays |= {"codes": np.concatenate(joined["codes"]), "severity": arrays["severity"].astype(np.float32)}
+    arrays |= {"codec_version": np.asarray(codec_version), "semantic_version": np.asarray(semantic_version)}
     partial = path.with_suffix(".partial.npz")
-    np.savez(partial, codec_version=codec_version, semantic_version=semantic_version, **arrays)
+    np.savez(partial, allow_pickle=False, **arrays)
     partial.rename(path)
 
 

@@ -140,13 +140,22 @@ def split_by_tune(
 
 
 def _families(tunes: list[Tune]) -> dict[str, list[Tune]]:
+    """Tunes that a chain of shared titles or openings joins, under the first one's name."""
+    home: dict[str, str] = {}  # of tunes and of marks: one step towards the family's first tune
+
+    def first(name: str) -> str:
+        while home.get(name, name) != name:
+            name = home[name]
+        return name
+
+    in_order = sorted(tunes, key=lambda t: t.tune_id)
+    for tune in in_order:
+        roots = [tune.tune_id, *(first(mark) for mark in (_title_mark(tune), _opening_mark(tune)) if mark in home)]
+        oldest = roots[1] if len(roots) > 1 else tune.tune_id
+        home.update(dict.fromkeys([*roots, _title_mark(tune), _opening_mark(tune)], oldest))
     families: dict[str, list[Tune]] = {}
-    member: dict[str, str] = {}
-    for tune in sorted(tunes, key=lambda t: t.tune_id):
-        marks = [_title_mark(tune), _opening_mark(tune)]
-        home = next((member[mark] for mark in marks if mark in member), tune.tune_id)
-        families.setdefault(home, []).append(tune)
-        member.update(dict.fromkeys(marks, home))
+    for tune in in_order:
+        families.setdefault(first(tune.tune_id), []).append(tune)
     return families
 
 

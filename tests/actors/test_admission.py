@@ -31,7 +31,8 @@ class Pipeline:
         while self.version < self.steps:
             moves = [self.start, self.finish, self.learn, self.activate]
             self.random.shuffle(moves)
-            idle = 0 if any([move() for move in moves]) else idle + 1
+            moved = [move() for move in moves]
+            idle = 0 if any(moved) else idle + 1
             assert idle < 50, f"stuck at {self.version}: {self.in_flight} {self.available}"
 
     def start(self) -> bool:

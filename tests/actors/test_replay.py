@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.actors.rollouts import EPOCH, as_rollout, scored
 
 from actors.replay import ReplayStore
 from actors.replay_log import LOG, read_log
 from actors.replay_table import read_rows
 from cluster.errors import RunFailed
 from policy.port import SamplingSettings
+from tests.actors.rollouts import EPOCH, as_rollout, scored
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,8 +127,8 @@ def test_other_shapes_are_refused(tmp_path: Path) -> None:
 def test_a_committed_row_is_never_sampled_again(tmp_path: Path) -> None:
     store = filled(tmp_path)
     store.commit([0, 1, 65536], 3)
-    for store in (store, ReplayStore(tmp_path, EPOCH)):
-        batch = store.sample()
+    for opened in (store, ReplayStore(tmp_path, EPOCH)):
+        batch = opened.sample()
         assert batch is not None
         assert batch.row_ids.tolist() == [2, 3, 65537, 65538, 65539, 131072, 131073, 131074, 131075]
 
@@ -160,11 +160,12 @@ def test_going_back_drops_later_rows_and_frees_later_commits(tmp_path: Path) -> 
     store.commit([0, 1, 2, 3], 1)
     store.commit([65536, 65537], 3)
     assert store.recover(2) == 4
-    for store in (store, ReplayStore(tmp_path, EPOCH)):
-        assert store.stored_tasks() == [0, 1, 2]
-        assert store.available_tasks() == {1: (4, 1), 2: (4, 2)}
-        assert store.stats()["rows_dropped"] == 4
-    store.insert(scored(3, version=2))  # the same number, made again
+    reopened = ReplayStore(tmp_path, EPOCH)
+    for opened in (store, reopened):
+        assert opened.stored_tasks() == [0, 1, 2]
+        assert opened.available_tasks() == {1: (4, 1), 2: (4, 2)}
+        assert opened.stats()["rows_dropped"] == 4
+    reopened.insert(scored(3, version=2))  # the same number, made again
     assert ReplayStore(tmp_path, EPOCH).available_tasks()[3] == (4, 2)
     table = read_rows(tmp_path).to_pydict()
     fate = list(zip(table["task_id"], table["dropped"], table["trained_step"], strict=True))[::4]

@@ -1,5 +1,5 @@
-"""Model-based test of the replay store: inserts, steps, crashes, torn files and recoveries in any order, and still every
-acknowledged row that has a reward is trained exactly once."""
+"""Model-based test of the replay store: inserts, steps, crashes, torn files and recoveries in any order, and still
+every acknowledged row that has a reward is trained exactly once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.actors.rollouts import scored
 
 from actors.replay import ReplayStore
 from actors.replay_table import read_rows
 from actors.rows import row_ids
 from cluster.errors import RunFailed
+from tests.actors.rollouts import scored
 
 ROWS = 3
 BYTES_OF_A_TASK = 1500  # roughly; a segment holds two tasks

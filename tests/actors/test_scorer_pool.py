@@ -7,7 +7,8 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_a_reward_that_fails_for_all_clips_ends_the_run_in_one_line() -> None:
         score_here(clips_of(*["raise"] * 8))
     expected = "reward mine failed for all of the last 8 clips: ArithmeticError: this clip is beyond me"
     assert str(caught.value) == expected
-    with pytest.raises(RunFailed, match="no score within 0.25 s"):
+    with pytest.raises(RunFailed, match=r"no score within 0\.25 s"):
         score_here(clips_of(*["hang"] * 8), deadline_s=0.5)
     with pytest.raises(RunFailed, match="returned no finite score"):
         score_here(clips_of(*["nan"] * 8))
@@ -131,74 +132,60 @@ def test_an_answer_of_another_incarnation_is_refused() -> None:
 # --- on Ray --------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class OnRay:
+    """One real scorer behind the real pool, and what happened to it."""
+
+    runner: asyncio.Runner
+    pool: ActorPool
+    events: list[PoolEvent]
+
+    def score(self, *orders: str, deadline_s: float = 10.0) -> tuple[ScoreTable, list[str]]:
+        """-> scores, and the kinds of events that the scoring caused."""
+        self.events.clear()
+        scorers = ScorerPool(self.pool, {"mine": deadline_s}, EPOCH)
+        table = self.runner.run(scorers.score(ray.put(clips_of(*orders)), len(orders)))
+        return table, [event.kind for event in self.events]
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def on_ray() -> Iterator[OnRay]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
-    yield
+    actor = ray.remote(num_cpus=0.1)(Scorer)
+    events: list[PoolEvent] = []
+    pool = ActorPool(
+        "scorer",
+        lambda index: actor.remote(CONFIGS, EPOCH, 1),
+        size=1,
+        deadline_s=60.0,
+        max_restarts=1,
+        on_event=events.append,
+    )
+    with asyncio.Runner() as runner:
+        runner.run(pool.start())
+        yield OnRay(runner, pool, events)
+        runner.run(pool.close())
     ray.shutdown()
 
 
-def on_ray(test: Callable[[ActorPool, list[PoolEvent]], Coroutine[Any, Any, None]], size: int = 1) -> None:
-    """Runs `test` with a pool of real scorers."""
-    actor = ray.remote(num_cpus=0.1)(Scorer)
-    events: list[PoolEvent] = []
-
-    async def run() -> None:
-        pool = ActorPool(
-            "scorer",
-            lambda index: actor.remote(CONFIGS, EPOCH, 1),
-            size,
-            deadline_s=60.0,
-            max_restarts=2,
-            on_event=events.append,
-        )
-        await pool.start()
-        try:
-            await test(pool, events)
-        finally:
-            await pool.close()
-
-    asyncio.run(run())
+def test_clips_travel_by_reference_and_failures_cost_no_actor(on_ray: OnRay) -> None:
+    table, events = on_ray.score("fine", "raise", "hang", "nan", "fine", deadline_s=2.0)
+    assert table.status["mine"] == ("ok", "error", "timeout", "non_finite", "ok")
+    assert not events
 
 
-def test_clips_travel_by_reference_and_failures_stay_in_the_scorer(cluster: None) -> None:
-    async def check(pool: ActorPool, events: list[PoolEvent]) -> None:
-        scorers = ScorerPool(pool, {"mine": 1.0}, EPOCH)
-        table = await scorers.score(ray.put(clips_of("fine", "raise", "hang", "nan", "fine")), 5)
-        assert table.status["mine"] == ("ok", "error", "timeout", "non_finite", "ok")
-        assert not events
-
-    on_ray(check)
+def test_a_clip_that_freezes_its_process_costs_the_actor_but_not_the_run(on_ray: OnRay) -> None:
+    table, events = on_ray.score("freeze", deadline_s=0.5)
+    assert table.status["mine"] == ("timeout",) and events == ["timeout"]
 
 
-def test_a_clip_that_freezes_the_process_costs_actors_but_not_the_run(cluster: None) -> None:
-    async def check(pool: ActorPool, events: list[PoolEvent]) -> None:
-        scorers = ScorerPool(pool, {"mine": 1.0}, EPOCH)
-        table = await scorers.score(ray.put(clips_of("fine", "fine", "freeze", "fine")), 4)
-        assert table.status["mine"] == ("ok", "ok", "timeout", "ok")
-        assert [event.kind for event in events] == ["timeout", "timeout"]
-        assert (await scorers.score(ray.put(clips_of("fine")), 1)).status["mine"] == ("ok",)
-
-    on_ray(check)
+def test_a_clip_that_kills_its_process_is_tried_twice(on_ray: OnRay) -> None:
+    table, events = on_ray.score("die")
+    assert table.status["mine"] == ("error",) and events == ["died", "died"]
 
 
-def test_a_clip_that_kills_the_process_is_found(cluster: None) -> None:
-    async def check(pool: ActorPool, events: list[PoolEvent]) -> None:
-        scorers = ScorerPool(pool, {"mine": 5.0}, EPOCH)
-        table = await scorers.score(ray.put(clips_of("fine", "die")), 2)
-        assert table.status["mine"] == ("ok", "error")
-        assert {event.kind for event in events} == {"died"}
-
-    on_ray(check)
-
-
-def test_kill_9_of_a_scorer_is_not_the_rewards_fault(cluster: None) -> None:
-    async def check(pool: ActorPool, events: list[PoolEvent]) -> None:
-        pid = await pool.handles[0].__ray_call__.remote(lambda self: os.getpid())
-        os.kill(pid, signal.SIGKILL)
-        scorers = ScorerPool(pool, {"mine": 5.0}, EPOCH)
-        table = await scorers.score(ray.put(clips_of("fine", "fine")), 2)
-        assert table.status["mine"] == ("ok", "ok") and not scorers.failures
-        assert [event.kind for event in events] == ["died"]
-
-    on_ray(check)
+def test_kill_9_of_a_scorer_is_not_the_rewards_fault(on_ray: OnRay) -> None:
+    pid = ray.get(on_ray.pool.handles[0].__ray_call__.remote(lambda scorer: os.getpid()), timeout=60)
+    os.kill(pid, signal.SIGKILL)
+    table, events = on_ray.score("fine", "fine")
+    assert table.status["mine"] == ("ok", "ok") and events == ["died"]

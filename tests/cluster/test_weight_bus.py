@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from cluster.errors import RunFailed
-from cluster.weight_bus import InProcess, WeightBus, layout, receive
+from cluster.weight_bus import InProcess, Publication, WeightBus, layout, receive
 
 WEIGHTS = {
     "embed": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -26,11 +26,11 @@ def published(bucket_bytes: int = 2**20) -> tuple[InProcess, WeightBus]:
     return transport, WeightBus("run-a", transport, bucket_bytes)
 
 
-@pytest.mark.parametrize("bucket_bytes", [1, 100, 2**20])
-def test_what_is_received_is_what_was_published(bucket_bytes: int) -> None:
+@pytest.mark.parametrize(("bucket_bytes", "buckets"), [(1, 5), (100, 3), (2**20, 1)])
+def test_what_is_received_is_what_was_published(bucket_bytes: int, buckets: int) -> None:
     transport, bus = published(bucket_bytes)
     publication = bus.publish(WEIGHTS, version=3)
-    assert len(publication.handles) == {1: 5, 100: 4, 2**20: 1}[bucket_bytes]
+    assert len(publication.handles) == buckets
     got = receive(publication, transport)
     assert list(got) == list(WEIGHTS)
     for name, array in WEIGHTS.items():
@@ -95,16 +95,14 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-class Reader:
-    def read(self, publication) -> tuple[float, bool, bool]:
+def test_another_process_reads_a_view_of_the_object_store(cluster: None) -> None:
+    @ray.remote(num_cpus=0.1)
+    def read(publication: Publication) -> tuple[float, bool, bool]:
         head = receive(publication)["head"]
         return float(head.sum()), head.flags.writeable, head.flags.owndata
 
-
-def test_another_process_reads_a_view_of_the_object_store(cluster: None) -> None:
     publication = WeightBus("run-a").publish(WEIGHTS, version=0)
-    reader = ray.remote(num_cpus=0.1)(Reader).remote()
-    total, writeable, copied = ray.get(reader.read.remote(publication), timeout=60)
+    total, writeable, copied = ray.get(read.remote(publication), timeout=60)
     assert total == pytest.approx(float(WEIGHTS["head"].sum()))
     assert not writeable and not copied
 
@@ -123,4 +121,4 @@ def test_a_dropped_version_leaves_the_object_store(cluster: None) -> None:
 def held_objects() -> set[str]:
     """Objects that this process keeps alive."""
     counts = ray._private.worker.global_worker.core_worker.get_all_reference_counts()
-    return set(counts)
+    return {name.decode() for name in counts}

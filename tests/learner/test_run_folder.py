@@ -63,8 +63,9 @@ def test_a_file_or_a_place_below_one_is_refused(tmp_path: Path):
 def test_a_place_that_may_not_be_written_is_refused(place: str):
     with tempfile.TemporaryDirectory(dir="/tmp") as base:
         os.chmod(base, 0o755)
-        os.makedirs(f"{base}/locked/hidden", mode=0o700)
-        os.chmod(f"{base}/locked", 0o500 if os.getuid() else 0o700)
+        os.makedirs(f"{base}/locked/hidden")
+        os.chmod(f"{base}/locked/hidden", 0o700 if os.getuid() == 0 else 0)
+        os.chmod(f"{base}/locked", 0o555)
         answer = subprocess.run(
             [sys.executable, "-c", _CHECK_AS_OTHER, f"{base}/{place}"],
             capture_output=True,
@@ -72,6 +73,7 @@ def test_a_place_that_may_not_be_written_is_refused(place: str):
             timeout=60,
             cwd=PROJECT_ROOT,
         )
+        os.chmod(f"{base}/locked", 0o755)
     assert answer.stdout.startswith("run.dir: got ") and "cannot be" in answer.stdout, answer.stderr
 
 

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from cluster.errors import UserError
+from cluster.placement import Placement, plan
+from configs.schema import Config
+
+
+def config(mode: str = "sync", generators: int = 1, generator_cpus: int = 1, learner_cpus: int = 1) -> Config:
+    made = Config()
+    made.pipeline.mode = mode
+    made.actors.generators, made.actors.generator_cpus = generators, generator_cpus
+    made.learner.cpus = learner_cpus
+    return made
+
+
+def reserved(placement: Placement, made: Config) -> float:
+    return (
+        placement.generator.cpus * made.actors.generators
+        + placement.scorer.cpus * made.actors.scorers
+        + placement.learner.cpus
+        + placement.replay.cpus
+        + placement.evaluator.cpus
+    )
+
+
+def test_a_large_node_gives_each_role_its_own_cpus() -> None:
+    made = config("async", generators=4, generator_cpus=2, learner_cpus=8)
+    placement = plan(made, [32.0])
+    assert not placement.shared
+    assert (placement.generator.cpus, placement.generator.threads) == (2.0, 2)
+    assert (placement.learner.cpus, placement.learner.threads) == (8.0, 8)
+
+
+@pytest.mark.parametrize("generators", [1, 2])
+def test_two_cores_are_shared_in_turns_and_everything_can_be_scheduled(generators: int) -> None:
+    made = config("sync", generators=generators, learner_cpus=2)
+    placement = plan(made, [2.0])
+    assert placement.shared
+    assert reserved(placement, made) <= 2.0
+    assert (placement.learner.threads, placement.generator.threads) == (2, 1)  # threads are not shared out
+
+
+def test_asynchronous_roles_must_fit_side_by_side() -> None:
+    assert plan(config("async"), [2.0]).shared  # one generator, one learner; the scorer squeezes in
+    with pytest.raises(UserError, match=r"actors\.generators: got 2 x 1 .* allowed 2 CPUs"):
+        plan(config("async", generators=2), [2.0])
+
+
+def test_more_than_the_largest_node_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"learner\.cpus: got 16, allowed at most 8"):
+        plan(config(learner_cpus=16), [8.0, 8.0])
+    with pytest.raises(UserError, match=r"actors\.generator_cpus: got 9"):
+        plan(config(generator_cpus=9), [8.0, 8.0])
+
+
+def test_generators_may_be_spread_over_nodes() -> None:
+    placement = plan(config("async", generators=12, learner_cpus=4), [8.0, 8.0, 8.0])
+    assert not placement.shared

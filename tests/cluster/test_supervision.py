@@ -1,0 +1,145 @@
+"""The pool against real Ray actors: what dies is replaced and prepared, what hangs is killed, what raises is raised."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from cluster.errors import RunFailed, UserError
+from cluster.session import ray_session
+from cluster.supervision import ActorLost, ActorPool, CallTimedOut, PoolEvent
+from tests.cluster.workers import Unbuildable, Worker
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    with ray_session():
+        yield
+
+
+Make = Callable[..., ActorPool]
+
+
+@pytest.fixture
+def events() -> list[PoolEvent]:
+    return []
+
+
+@pytest.fixture
+def make(events: list[PoolEvent]) -> Iterator[Make]:
+    made: list[ActorPool] = []
+
+    def pool(size: int = 1, **settings: Any) -> ActorPool:
+        spawn = ray.remote(Worker).options(num_cpus=0.1).remote
+        settings = {"deadline_s": 60.0, "max_restarts": 5, "on_event": events.append, **settings}
+        made.append(ActorPool("worker", spawn, size, **settings))
+        return made[-1]
+
+    yield pool
+    for each in made:
+        asyncio.run(each.close())
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 200.0))
+
+
+def test_a_dead_member_is_replaced_and_prepared_before_it_serves(make: Make, events: list[PoolEvent]) -> None:
+    newest = {"weights": 1}
+
+    async def work() -> None:
+        pool = make(2, prepare=lambda handle: handle.prepare.remote(newest["weights"]))
+        await pool.start()
+        assert await pool.call_all("weights_in_use") == [0, 0]  # nothing to prepare with yet
+        await pool.refresh()
+        assert await pool.call_all("weights_in_use") == [1, 1]
+        newest["weights"] = 2
+        await pool.refresh()
+        os.kill((await pool.call_all("pid"))[0], signal.SIGKILL)
+        assert await pool.call_all("weights_in_use") == [2, 2]
+        assert [(event.role, event.index, event.kind) for event in events] == [("worker", 0, "died")]
+        assert pool.restarts == 1
+
+    run(work())
+
+
+def test_a_call_that_was_lost_or_late_is_made_again(make: Make, events: list[PoolEvent], tmp_path: Path) -> None:
+    async def work() -> None:
+        pool = make(deadline_s=60.0)
+        await pool.start()
+        assert await pool.call("die_once", str(tmp_path / "died")) == "alive"
+        assert await pool.call("hang_once", str(tmp_path / "hung"), deadline_s=1.5) == "awake"
+        assert [event.kind for event in events] == ["died", "timeout"]
+
+    run(work())
+
+
+def test_without_retries_the_caller_hears_what_happened_and_the_pool_goes_on(make: Make, tmp_path: Path) -> None:
+    async def work() -> None:
+        pool = make(max_restarts=0)
+        await pool.start()
+        with pytest.raises(CallTimedOut, match="worker: hang gave no answer"):
+            await pool.call("hang", deadline_s=0.5, retries=0, charge=False)
+        with pytest.raises(ActorLost, match="worker: died during die_once"):
+            await pool.call("die_once", str(tmp_path / "died"), retries=0, charge=False)
+        assert await pool.call("weights_in_use") == 0
+        assert pool.restarts == 2
+
+    run(work())
+
+
+def test_an_exception_of_the_method_comes_through_and_is_not_retried(make: Make, tmp_path: Path) -> None:
+    async def work() -> None:
+        pool = make()
+        await pool.start()
+        with pytest.raises(UserError, match=r"^codes: got nothing$"):
+            await pool.call("fail", str(tmp_path / "calls"))
+        assert (tmp_path / "calls").read_text() == "x"
+        assert pool.restarts == 0
+
+    run(work())
+
+
+def test_restarts_are_bounded_and_the_end_names_the_role(make: Make) -> None:
+    async def work() -> None:
+        pool = make(max_restarts=1)
+        await pool.start()
+        with pytest.raises(RunFailed, match="worker: lost 2 times, allowed 1; last: deadline passed"):
+            await pool.call("hang", deadline_s=0.5)
+
+    run(work())
+
+
+def test_an_actor_that_cannot_be_built_or_placed_ends_the_start(events: list[PoolEvent]) -> None:
+    async def work() -> None:
+        broken = ray.remote(Unbuildable)
+        settings: dict[str, Any] = {"deadline_s": 60.0, "max_restarts": 5, "on_event": events.append}
+        with pytest.raises(RunFailed, match=r"scorer: could not start: .*codec: got nothing"):
+            await ActorPool("scorer", lambda _: broken.remote(), 1, **settings).start()
+        huge = ray.remote(Worker).options(num_cpus=10_000)
+        with pytest.raises(RunFailed, match="generator: actor 0 did not start within 1 s; the cluster may lack"):
+            pool = ActorPool("generator", huge.remote, 1, start_deadline_s=1.0, **settings)
+            await pool.start()
+        await pool.close()
+        assert events == []
+
+    run(work())
+
+
+def test_further_returns_stay_references(make: Make) -> None:
+    async def work() -> None:
+        pool = make()
+        await pool.start()
+        small, large = await pool.call("small_and_large")
+        assert small == 7
+        assert isinstance(large, ray.ObjectRef)
+        assert len(await large) == 10
+
+    run(work())

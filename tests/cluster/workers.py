@@ -1,0 +1,58 @@
+"""Actors that misbehave on request; in a module of their own, which Ray's workers can import."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import ray
+
+from cluster.errors import UserError
+
+
+class Worker:
+    """Remembers what it was prepared with, and misbehaves on request."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.weights = 0
+
+    def prepare(self, weights: int) -> None:
+        self.weights = weights
+
+    def weights_in_use(self) -> int:
+        return self.weights
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def fail(self, counter: str) -> None:
+        with open(counter, "a") as file:
+            file.write("x")
+        raise UserError("codes: got nothing")
+
+    def die_once(self, mark: str) -> str:
+        if not Path(mark).exists():
+            Path(mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "alive"
+
+    def hang_once(self, mark: str) -> str:
+        if not Path(mark).exists():
+            Path(mark).touch()
+            time.sleep(600)
+        return "awake"
+
+    def hang(self) -> None:
+        time.sleep(600)
+
+    @ray.method(num_returns=2)
+    def small_and_large(self) -> tuple[int, bytes]:
+        return 7, b"x" * 10
+
+
+class Unbuildable:
+    def __init__(self) -> None:
+        raise UserError("codec: got nothing")
