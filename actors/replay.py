@@ -135,7 +135,7 @@ class ReplayStore:
             step = self._index.reclaimed_step
             raise RunFailed(f"replay: rows before step {step} were reclaimed, cannot go back to version {version}")
         self._append_log({"kind": "recover", "version": int(version), "before": self._next_order})
-        return self._index.recover(version, self._next_order)
+        return self._index.recover(version)
 
     def reclaim(self, before_step: int) -> int:
         """No checkpoint before `before_step` will be gone back to: the oldest segments whose rows were all trained by

@@ -106,9 +106,9 @@ class ReplayIndex:
                 self.totals.use(task, len(picked), step)
                 self._refresh(task)
 
-    def recover(self, version: int, before: int) -> int:
+    def recover(self, version: int) -> int:
         """Back to the checkpoint of `version`: what came after it has not happened. -> rows dropped."""
-        late = [t for t in self.tasks.values() if t.insert_order < before and t.policy_version > version]
+        late = [t for t in self.tasks.values() if t.policy_version > version]
         for task in late:
             del self.tasks[task.task_id]
             self._open.discard(task.task_id)
@@ -180,7 +180,7 @@ def _apply(index: ReplayIndex, record: Record) -> None:
         case "commit":
             index.commit(rows_of(record), record["step"])
         case "recover":
-            index.recover(record["version"], record["before"])
+            index.recover(record["version"])
         case "drop":
             index.give_up(record["tasks"])
         case "reclaim":

@@ -105,10 +105,10 @@ def _deadline(seconds: float) -> Iterator[None]:
     def ring(signum: int, frame: FrameType | None) -> None:
         raise DeadlinePassed
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    handler_before = signal.signal(signal.SIGALRM, ring)
+    left_before_s, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, left_before_s)  # 0: none was set
+        signal.signal(signal.SIGALRM, handler_before)

@@ -56,7 +56,7 @@ class Search:
     """One reward's work on one batch: what is known, what is left to try, what it cost."""
 
     scores: np.ndarray  # [B] float32, NaN: unknown
-    status: list[ScoreStatus | None]
+    status: list[ScoreStatus]  # what is never asked for, because patience ended, counts as timeout
     left: deque[Piece]
     patience_s: float  # that may still be spent on pieces that fail slowly
     reason: str = ""
@@ -92,7 +92,7 @@ class ScorerPool:
         searches = dict(zip(names, found, strict=True))
         return ScoreTable(
             scores={name: search.scores for name, search in searches.items()},
-            status={name: tuple(s or "timeout" for s in search.status) for name, search in searches.items()},
+            status={name: tuple(search.status) for name, search in searches.items()},
             versions={name: search.version for name, search in searches.items()},
             seconds={name: search.seconds for name, search in searches.items()},
         )
@@ -102,7 +102,7 @@ class ScorerPool:
         short_s = min(deadline_s, max(deadline_s / PIECES, SHORTEST_DEADLINE_S))
         search = Search(
             scores=np.full(rows, np.nan, dtype=np.float32),
-            status=[None] * rows,
+            status=["timeout"] * rows,
             left=deque([Piece(tuple(range(rows)), deadline_s, short_s)]),
             patience_s=EXTRA_DEADLINES * deadline_s,
             version=self._versions.get(name, ""),
@@ -112,8 +112,6 @@ class ScorerPool:
             whole = len(piece.rows) == rows
             reply = await self._ask(name, clips, piece, whole)
             _note(search, piece, reply, whole)
-        for piece in search.left:
-            _blame(search, piece.rows, "timeout")
         self._versions[name] = search.version
         self._count(name, search)
         return search
@@ -144,7 +142,7 @@ class ScorerPool:
 
     def _count(self, name: str, search: Search) -> None:
         """Failures by status. Raises RunFailed when nothing gets through any more."""
-        failed = Counter(status or "timeout" for status in search.status if status != "ok")
+        failed = Counter(status for status in search.status if status != "ok")
         for status, clips in failed.items():
             self.failures[name, status] += clips
             if self.on_failure is not None:
@@ -174,14 +172,9 @@ def _note(search: Search, piece: Piece, reply: ScoreReply, whole: bool) -> None:
     if not whole:
         search.patience_s -= reply.seconds
     if len(piece.rows) == 1:
-        _blame(search, piece.rows, status)
+        search.status[piece.rows[0]] = status
     else:
         search.left.extend(_cut(piece, status))
-
-
-def _blame(search: Search, rows: tuple[int, ...], status: ScoreStatus) -> None:
-    for row in rows:
-        search.status[row] = status
 
 
 def _cut(piece: Piece, status: ScoreStatus) -> list[Piece]:

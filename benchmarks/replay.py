@@ -14,7 +14,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,7 @@ from actors.records import RolloutTask, ScoredRollout
 from actors.replay import ReplayStore
 from actors.rows import encode
 from policy.port import SamplingSettings
-from rewards.port import ScoreTable
+from rewards.port import ScoreStatus, ScoreTable
 
 
 def main(arguments: list[str]) -> None:
@@ -47,20 +49,25 @@ def _measure(folder: Path, rows: int, frames: int, streams: int, tasks: int) -> 
     for task in range(tasks):
         item = _scored(task, rows, frames, streams)
         with open(folder / "bare", "ab") as bare:
-            _timed(seconds["fsync"], lambda: (os.write(bare.fileno(), bytes(size)), os.fsync(bare.fileno())))
-        _timed(seconds["encode"], lambda: encode(item, 0))
-        _timed(seconds["insert"], lambda: store.insert(item))
-        batch = _timed(seconds["sample"], lambda: store.sample(rows=rows))
-        _timed(seconds["commit"], lambda: store.commit(batch.row_ids, task + 1))
+            _timed(seconds["fsync"], _write_and_sync, bare.fileno(), bytes(size))
+        _timed(seconds["encode"], encode, item, 0)
+        _timed(seconds["insert"], store.insert, item)
+        batch = _timed(seconds["sample"], store.sample, rows)
+        _timed(seconds["commit"], store.commit, batch.row_ids, task + 1)
         _timed(seconds["stats"], store.stats)
     for _ in range(5):
-        _timed(seconds[f"open {tasks * rows} rows"], lambda: ReplayStore(folder / "replay", "benchmark"))
+        _timed(seconds[f"open {tasks * rows} rows"], ReplayStore, folder / "replay", "benchmark")
     return seconds, size // rows
 
 
-def _timed(into: list[float], work):
+def _write_and_sync(handle: int, content: bytes) -> None:
+    os.write(handle, content)
+    os.fsync(handle)
+
+
+def _timed(into: list[float], work: Callable[..., Any], *arguments: Any) -> Any:
     begin = time.perf_counter()
-    result = work()
+    result = work(*arguments)
     into.append(time.perf_counter() - begin)
     return result
 
@@ -71,7 +78,8 @@ def _scored(task: int, rows: int, frames: int, streams: int) -> ScoredRollout:
     codes = rng.integers(0, 256, size=(rows, streams, frames)).astype(np.uint16)
     log_probs = -rng.random((rows, streams, frames), dtype=np.float32)
     scores = {name: rng.random(rows, dtype=np.float32) for name in ("text_adherence", "quality")}
-    table = ScoreTable(scores, {name: ("ok",) * rows for name in scores}, dict.fromkeys(scores, "0123abcd"))
+    status: tuple[ScoreStatus, ...] = tuple("ok" for _ in range(rows))
+    table = ScoreTable(scores, dict.fromkeys(scores, status), dict.fromkeys(scores, "0123abcd"))
     plan = RolloutTask(task, prompts, tuple(range(rows)), frames, SamplingSettings())
     return ScoredRollout(plan, "benchmark", 0, codes, log_probs, table, rng.random(rows, dtype=np.float32), {})
 

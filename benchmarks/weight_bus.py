@@ -3,7 +3,8 @@
     python -m benchmarks.weight_bus [megabytes=10,100,400] [rounds=7] [policy=DIRECTORY]
 
 Publish and receive are timed through Ray's object store into another process, beside the two things one would write
-first: passing the dict of numpy arrays, and passing a dict of torch tensors. Activate is a whole `Generator.activate`
+first: passing the dict of numpy arrays, and passing a dict of torch tensors. The bus checks what it received, so it has
+read every page; numpy's views have not been touched yet when they are timed. Activate is a whole `Generator.activate`
 (checksum, copy, the sampler's packing, the proof by probe) of a policy of the shipped size; only with `policy=`, and
 with the run's codec beside it (assets/tiny/codec). Variants take turns.
 """
@@ -33,10 +34,10 @@ def main(arguments: list[str]) -> None:
     rounds = int(options["rounds"])
     torch.set_num_threads(1)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=2 * 2**30)
-    reader = ray.remote(num_cpus=0)(_reader_class()).remote()
+    reader: Any = ray.remote(num_cpus=0)(_reader_class()).remote()
     ray.get(reader.ready.remote())
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs, {rounds} rounds; median (min .. max) ms\n")
-    print("| weights | variant | send | receive in another process |\n|---|---|---|---|")
+    print("| weights | variant | send | until usable in another process |\n|---|---|---|---|")
     for megabytes in map(int, options["megabytes"].split(",")):
         for variant, (send, take) in _measure(reader, megabytes, rounds).items():
             print(f"| {megabytes} MB | {variant} | {_spread(send)} | {_spread(take)} |")

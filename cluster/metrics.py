@@ -17,6 +17,8 @@ from cluster.storage import write_bytes_atomic, write_parquet_atomic
 
 Row = dict[str, int | float]
 
+ROWS_PER_LACKING_ROW = 200  # metrics.parquet may lack one row for so many that it has
+
 
 class MetricsTable:
     """`metrics.parquet` of a run: a row per learner step, in order, its columns from the catalogue.
@@ -52,7 +54,7 @@ class MetricsTable:
             journal.flush()
             os.fsync(journal.fileno())
         self._rows.append(clean)
-        if len(self._rows) - self._in_parquet > len(self._rows) // 200:
+        if len(self._rows) - self._in_parquet > len(self._rows) // ROWS_PER_LACKING_ROW:
             self._write_parquet()
 
     def truncate(self, after_step: int) -> int:

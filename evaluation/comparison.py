@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
 from evaluation.score_rows import judges_of, score_matrix, steps_of
@@ -35,9 +34,3 @@ def first_and_last(rows: pa.Table) -> tuple[int, int] | None:
     """The base's checkpoint and the newest one; None before there are two."""
     steps = steps_of(rows)
     return (steps[0], steps[-1]) if len(steps) > 1 else None
-
-
-def clip_scores(rows: pa.Table, learner_step: int, judge: str) -> np.ndarray:
-    """All finite scores of a checkpoint by a judge, [N]."""
-    flat = score_matrix(rows, learner_step, judge).ravel()
-    return flat[np.isfinite(flat)]

@@ -22,7 +22,7 @@ from evaluation.diversity import mean_pairwise_distance
 from evaluation.evaluate import Evaluation, Panel, Progress, evaluate_policy
 from evaluation.frechet import frechet_change
 from evaluation.real_clips import RealScores, fitting_clips, score_real_clips
-from evaluation.score_rows import score_matrix
+from evaluation.score_rows import prompt_means, score_matrix
 from evaluation.statistics import (
     bootstrap_mean,
     bootstrap_position,
@@ -119,8 +119,8 @@ def positions(rows: pa.Table, learner_step: int, real: RealScores) -> dict[str, 
         entry: dict[str, Any] = {"shuffled": float(shuffled[known].mean()), "real": float(own[known].mean())}
         if bootstrap_mean(own[known] - shuffled[known]).low > 0:
             for name, step in (("base", 0), ("result", learner_step)):
-                scores = np.nanmean(score_matrix(rows, step, judge), axis=1)
-                entry[name] = bootstrap_position(scores[np.isfinite(scores)], shuffled[known], own[known])
+                scores = prompt_means(score_matrix(rows, step, judge))
+                entry[name] = bootstrap_position(scores, shuffled[known], own[known])
         found[judge] = entry
     return found
 

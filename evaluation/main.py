@@ -108,7 +108,9 @@ def evaluate_run(options: Options) -> None:
     config = load_stored(options.run_dir, "RUN_DIR")
     found = newest_policy(options.run_dir)
     if not options.policy and found is None:
-        raise UserError(f"RUN_DIR: got {options.run_dir} without a complete checkpoint, allowed a run with one")
+        raise UserError(
+            f"RUN_DIR: got {options.run_dir} without a complete checkpoint after step 0, allowed a run with one"
+        )
     prompts = chosen_prompts(options, config)
     result_dir, step = (Path(options.policy), 1) if options.policy or found is None else found
     # torch only from here on: wrong input is answered within a second
@@ -167,11 +169,11 @@ def chosen_prompts(options: Options, config: Config) -> list[str]:
 
 
 def newest_policy(run_dir: Path) -> tuple[Path, int] | None:
-    """The policy of the newest checkpoint that has its manifest, which is written last, and its step."""
+    """The policy of the newest checkpoint after step 0 that has its manifest (written last), and its step."""
     steps = [
         int(match[1])
         for path in (run_dir / "checkpoints").glob("step_*/manifest.json")
-        if (match := re.fullmatch(r"step_(\d+)", path.parent.name))
+        if (match := re.fullmatch(r"step_([1-9]\d*)", path.parent.name))
     ]
     return (run_dir / "checkpoints" / f"step_{max(steps)}" / "policy", max(steps)) if steps else None
 

@@ -25,7 +25,7 @@ from evaluation.frontier import frontier
 from evaluation.picture import data_uri, mel_picture
 from evaluation.run_data import RunData, read_run
 from evaluation.sample_folder import Sample, read_samples, sample_steps
-from evaluation.score_rows import MIXTURE, judges_of, score_matrix, steps_of
+from evaluation.score_rows import MIXTURE, judges_of, prompt_means, score_matrix, steps_of
 from evaluation.statistics import bootstrap_mean
 from evaluation.words import describe, number, percent, signed, title_of
 
@@ -73,7 +73,7 @@ def sections(run: RunData) -> dict[str, Any]:
         "name": run.path.resolve().name,
         "facts": facts(run),
         "comparisons": comparisons,
-        "outcome": outcome(comparisons),
+        "outcome": outcome(comparisons, run.summary),
         "bounds": gain_bounds(comparisons),
         "source": source,
         "standing": standing(run.summary),
@@ -113,7 +113,7 @@ def headline(run: RunData) -> tuple[list[Comparison], str]:
     return [], "none"
 
 
-def outcome(comparisons: list[Comparison]) -> str:
+def outcome(comparisons: list[Comparison], summary: dict[str, Any]) -> str:
     """The table in a sentence."""
     parts = []
     for c in comparisons:
@@ -130,6 +130,9 @@ def outcome(comparisons: list[Comparison]) -> str:
             f"Of {len(held_out)} held-out judges, {up} {_verb(counts[0], 'rise')} "
             f"and {down} {_verb(counts[1], 'fall')}."
         )
+    if "kl" in summary:
+        kl = number(summary["kl"]["clip"]["value"], 1)
+        parts.append(f"It went {kl} nats from its reference for that, per clip of {summary['kl']['seconds']:g} s.")
     return " ".join(parts)
 
 
@@ -285,8 +288,8 @@ def judge_charts(run: RunData) -> list[Chart]:
         return []
     for in_reward in (True, False):
         for judge in judges_of(run.rows, in_reward=in_reward):
-            per_prompt = [np.nanmean(score_matrix(run.rows, step, judge), axis=1) for step in steps]
-            bands = [bootstrap_mean(v[np.isfinite(v)], resamples=2000) for v in per_prompt if np.isfinite(v).any()]
+            per_prompt = [prompt_means(score_matrix(run.rows, step, judge)) for step in steps]
+            bands = [bootstrap_mean(means, resamples=2000) for means in per_prompt if len(means)]
             if len(bands) != len(steps):
                 continue
             value, low, high = (np.array([getattr(b, end) for b in bands]) for end in ("value", "low", "high"))

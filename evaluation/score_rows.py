@@ -72,6 +72,13 @@ def score_matrix(rows: pa.Table, learner_step: int, judge: str) -> np.ndarray:
     return scores.reshape(prompts, -1)
 
 
+def prompt_means(scores: np.ndarray) -> np.ndarray:
+    """[P, S] -> the mean of each prompt that has a score, over its scores, [at most P]."""
+    known = np.isfinite(scores)
+    scored = known.any(1)
+    return np.where(known, scores, 0.0).sum(1)[scored] / known.sum(1)[scored]
+
+
 def rows_table(
     learner_step: int,
     prompt_ids: Iterable[int],

@@ -6,17 +6,22 @@ import math
 
 from evaluation.score_rows import MIXTURE
 
+_TITLES = {MIXTURE: "Reward mixture", "second_text_audio": "Second text-audio model"}
 _DESCRIPTIONS = {
     MIXTURE: "The run's rewards, normalised one by one, weighted and summed.",
     "text_adherence": "Does the clip match its prompt: cosine of the two towers, \u22121 to 1.",
     "quality": "How clean it sounds, without a reference: MOS from 1 to 5.",
+    "second_text_audio": "Does the clip match its prompt, by towers of other design and data: cosine, \u22121 to 1.",
+    "attributes": "Are the attributes that the prompt names heard in the clip: mean probability.",
+    "tempo": "Does the clip have as many onsets as the named tempo asks for: probability.",
+    "spectrum": "Is its spectrum like that of real clips of the named instrument: minus the distance, in sd.",
     "preference": "What listeners would prefer, by the model fitted to their choices.",
 }
 
 
 def title_of(name: str) -> str:
-    """`second_text_audio` -> `Second text audio`; the mixture by what it is."""
-    return "Reward mixture" if name == MIXTURE else name.replace("_", " ").capitalize()
+    """`text_adherence` -> `Text adherence`; the mixture by what it is."""
+    return _TITLES.get(name) or name.replace("_", " ").capitalize()
 
 
 def describe(name: str) -> str:

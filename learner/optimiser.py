@@ -56,4 +56,6 @@ class Optimiser:
             if any(tensor.ndim and tensor.shape != parameter.shape for tensor in moments.values()):
                 raise KeyError(f"optimiser: {name} has another shape")
             if moments:
-                self.adam.state[parameter] = {key: tensor.clone() for key, tensor in moments.items()}
+                self.adam.state[parameter] = {
+                    key: tensor.to(parameter.device, copy=True) for key, tensor in moments.items()
+                }

@@ -58,7 +58,7 @@ class Progress:
     def evaluated(self, means: Mapping[str, float]) -> None:
         """Shows mean scores of held-out judges, by name."""
         self._standing.evaluated(means)
-        if self._mode == "lines":
+        if self._mode == "lines" and means:
             self._print("held-out  " + "  ".join(f"{name} {mean:.3g}" for name, mean in means.items()))
 
     def status(self, text: str) -> None:

@@ -28,6 +28,7 @@ class Standing:
         self._clock = clock
         self._started = self._last = clock()
         self._step_s: deque[float] = deque(maxlen=2 * WINDOW)
+        self._stage_rows: deque[Row] = deque(maxlen=2 * WINDOW)
 
     def add(self, row: Row) -> None:
         """Takes the row of one learner step."""
@@ -35,6 +36,7 @@ class Standing:
         self.step = int(row["learner_step"])
         if self._recent:  # the first step carries the start of the run
             self._step_s.append(float(row.get("seconds_step", now - self._last)))
+            self._stage_rows.append(row)
         self._last = now
         self._recent.append(row)
         self.reward_history.append(float(row.get("reward", float("nan"))))
@@ -63,8 +65,8 @@ class Standing:
         return [name for name in self._first if name.startswith(prefix) and name != "reward_std"]
 
     def stage_shares(self) -> dict[str, float]:
-        """Share of each stage in the wall clock of the last rows; empty before the first."""
-        seconds = {stage: self.value(f"seconds_{stage}") or 0.0 for stage in STAGES}
+        """Share of each stage in the wall clock of the last rows; empty before the second."""
+        seconds = {stage: sum(row.get(f"seconds_{stage}", 0.0) for row in self._stage_rows) for stage in STAGES}
         total = sum(seconds.values())
         return {stage: spent / total for stage, spent in seconds.items() if spent > 0} if total else {}
 

@@ -34,13 +34,13 @@ STATE = "training.pt"
 class SupervisedSettings:
     """How to train. Rates rise over the warm-up and fall to zero along a cosine."""
 
-    steps: int = 1500
-    batch_size: int = 64
+    steps: int = 2400
+    batch_size: int = 32
     learning_rate: float = 2e-3
-    warmup_steps: int = 60
+    warmup_steps: int = 100
     weight_decay: float = 0.05
     caption_dropout: float = 0.1
-    dropout: float = 0.0
+    dropout: float = 0.05
     crop_least: int = 50  # frames; clips are cut to a length drawn for each batch
     crop_most: int = 100
     seed: int = 0

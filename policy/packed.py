@@ -92,11 +92,14 @@ class TemporalCache:
 
 
 class DepthCache:
-    """Keys and values of one depth block over the frame's places: [K, 2, B, H, d]."""
+    """Keys and values of one depth block over the frame's places: [K, 2, B, H, d]. Its views are made beforehand."""
 
     def __init__(self, block: PackedBlock, rows: int, streams: int, like: Tensor) -> None:
         self.block = block
-        self.whole = like.new_empty(streams, 2, rows, block.heads, block.head_width)
+        whole = like.new_empty(streams, 2, rows, block.heads, block.head_width)
+        self.places = list(whole)
+        self.keys = [whole[: place + 1, 0] for place in range(streams)]
+        self.values = [whole[: place + 1, 1] for place in range(streams)]
 
     def step(self, x: Tensor, place: int) -> Tensor:
         """x [B, D] at `place` -> [B, D]."""
@@ -109,7 +112,7 @@ class DepthCache:
         added = heads[:, count:].view(len(heads), 2, count, -1)
         self.places[place].copy_(added.transpose(0, 1))
         if place == 0:
-            return self.values[0].view(len(heads), -1)  # it attends to itself alone
+            return self.values[0].reshape(len(heads), -1)  # it attends to itself alone
         scores = (self.keys[place] * heads[:, :count]).sum(-1, keepdim=True)  # [k + 1, B, H, 1]
         return (self.values[place] * scores.softmax(0)).sum(0).view(len(heads), -1)
 

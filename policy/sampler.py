@@ -126,8 +126,11 @@ class _Frame:
             for cache in self.caches[1:]:
                 x = cache.step(x, k)
             distribution = self._distribution(x, k)
-            # right=True: an entry of probability zero is never found, and uniform < 1 keeps within the last slice
-            torch.searchsorted(distribution.cumsum(-1), uniform, right=True, out=self.token_columns[k])
+            cumulative = distribution.cumsum(-1)
+            # The sum rounds to a little less than one for many rows: times that sum, a uniform number below one stays
+            # strictly below it, so an entry is always found. right=True: never one of probability zero.
+            uniform = uniform * cumulative[:, -1:]
+            torch.searchsorted(cumulative, uniform, right=True, out=self.token_columns[k])
 
     def _first_block(self, k: int) -> Tensor:
         """The first block's output [copies B, D] at place k > 0."""

@@ -12,10 +12,12 @@ import numpy as np
 
 from world.attributes import ATTRIBUTES, Attributes, other_value
 
+Phrases = dict[str, tuple[str, ...]]  # wordings of each value of an attribute
+
 # How often each attribute is said at all
 SAID = {"lead": 0.97, "tempo": 0.9, "drums": 0.88, "chords": 0.88, "register": 0.8, "articulation": 0.8}
 
-LEAD = {
+LEAD: Phrases = {
     "piano": ("piano", "piano", "grand piano", "acoustic piano", "keyboard piano", "pianist"),
     "violin": ("violin", "violin", "fiddle", "bowed violin", "solo violin", "fiddler"),
     "flute": ("flute", "flute", "wooden flute", "concert flute", "airy flute", "flautist"),
@@ -25,17 +27,17 @@ LEAD = {
     "vibraphone": ("vibraphone", "vibraphone", "vibes", "mallet vibraphone", "glassy vibraphone", "metallophone"),
     "synth": ("synth", "synthesizer", "synth lead", "buzzing synth", "electronic lead", "sawtooth synth"),
 }
-TEMPO_ADJECTIVE = {
+TEMPO_ADJECTIVE: Phrases = {
     "slow": ("slow", "slow", "unhurried", "calm", "gentle", "leisurely", "relaxed", "lazy", "drowsy", "sparse"),
     "medium": ("medium", "moderate", "walking", "steady", "easygoing", "mid-tempo", "strolling", "measured"),
     "fast": ("fast", "fast", "quick", "lively", "brisk", "rapid", "energetic", "speedy", "frantic", "nimble"),
 }
-TEMPO_CLAUSE = {
+TEMPO_CLAUSE: Phrases = {
     "slow": ("at a slow tempo", "taking its time", "with few notes", "at a crawling pace", "in slow motion"),
     "medium": ("at a medium tempo", "at a moderate pace", "neither fast nor slow", "at walking pace", "in mid tempo"),
     "fast": ("at a fast tempo", "at high speed", "with a flurry of notes", "at a racing pace", "running along quickly"),
 }
-DRUMS_CLAUSE = {
+DRUMS_CLAUSE: Phrases = {
     "none": ("without drums", "no drums", "no percussion", "without any beat", "drumless", "free of percussion"),
     "rock": (
         "with a rock beat",
@@ -54,7 +56,7 @@ DRUMS_CLAUSE = {
         "with bongos and a shaken rattle",
     ),
 }
-CHORDS_CLAUSE = {
+CHORDS_CLAUSE: Phrases = {
     "none": (
         "unaccompanied",
         "without chords",
@@ -80,21 +82,21 @@ CHORDS_CLAUSE = {
         "over an orchestral cushion of strings",
     ),
 }
-REGISTER_ADJECTIVE = {
+REGISTER_ADJECTIVE: Phrases = {
     "low": ("low", "deep", "dark", "low-pitched", "rumbling"),
     "middle": ("mid-range", "middle-register", "medium-pitched", "centred"),
     "high": ("high", "high-pitched", "shrill", "soaring", "tinkling"),
 }
-REGISTER_CLAUSE = {
+REGISTER_CLAUSE: Phrases = {
     "low": ("in a low register", "deep down", "played low", "in the bottom octaves", "at a low pitch"),
     "middle": ("in the middle register", "at a middle pitch", "in the mid octaves", "played in the centre range"),
     "high": ("in a high register", "high up", "played high", "in the top octaves", "at a high pitch"),
 }
-ARTICULATION_ADJECTIVE = {
+ARTICULATION_ADJECTIVE: Phrases = {
     "legato": ("smooth", "flowing", "legato", "singing", "connected", "lyrical"),
     "staccato": ("choppy", "staccato", "clipped", "bouncy", "detached", "pointed"),
 }
-ARTICULATION_CLAUSE = {
+ARTICULATION_CLAUSE: Phrases = {
     "legato": ("played legato", "with smooth long notes", "in a flowing line", "notes tied together", "sustained"),
     "staccato": ("played staccato", "with short notes", "in clipped hops", "notes cut short", "crisp and dry"),
 }
@@ -145,7 +147,7 @@ def partly_wrong(
 
 def all_words() -> list[str]:
     """Every word that a caption or prompt can hold, sorted."""
-    tables: tuple[dict[str, tuple[str, ...]], ...] = (
+    tables: tuple[Phrases, ...] = (
         LEAD,
         TEMPO_ADJECTIVE,
         TEMPO_CLAUSE,

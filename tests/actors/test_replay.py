@@ -218,6 +218,44 @@ def test_trained_segments_make_room(tmp_path: Path) -> None:
         reopened.recover(1)
 
 
+def test_the_segment_that_is_written_to_stays(tmp_path: Path) -> None:
+    store = filled(tmp_path, tasks=2, segment_rows=4, max_bytes=100_000)
+    store.commit([task * 65536 + row for task in (0, 1) for row in range(4)], 2)
+    store.reclaim(before_step=2)
+    assert store.stats()["segments"] == 2  # there is room: rows stay for study
+    store = ReplayStore(tmp_path, EPOCH, segment_rows=4, max_bytes=1)
+    store.reclaim(before_step=2)
+    assert store.stats()["segments"] == 1 and store.stored_tasks() == [0, 1]
+
+
+def test_torn_ends_are_cut_off_and_never_come_back(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    store.commit([0], 1)
+    store.commit([1], 1)
+    log = tmp_path / LOG
+    first, second = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(first[:-5] + b"xxxx\n" + second)  # the first one is damaged: nothing after it can be relied on
+    store = ReplayStore(tmp_path, EPOCH)
+    assert log.read_bytes() == b"" and store.stats()["bytes_cut"] == len(first + second)
+    assert store.available_tasks()[0] == (4, 0)
+    segment = tmp_path / "segment_000000.arrows"
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[:-1])
+    assert ReplayStore(tmp_path, EPOCH).stored_tasks() == [0, 1]
+    assert segment.read_bytes() == whole[: len(segment.read_bytes())] and len(segment.read_bytes()) < len(whole) - 1
+
+
+def test_a_recovery_never_concerns_what_comes_after_it(tmp_path: Path) -> None:
+    store = filled(tmp_path, tasks=1)
+    store.insert(scored(1, version=0))
+    store.recover(0)
+    path = tmp_path / "segment_000000.arrows"
+    content = path.read_bytes().replace(scored(1, version=0).codes.tobytes(), bytes(144))  # the last task is damaged
+    path.write_bytes(content)
+    ReplayStore(tmp_path, EPOCH).insert(scored(2, version=3))
+    assert ReplayStore(tmp_path, EPOCH).stored_tasks() == [0, 2]
+
+
 def test_a_deletion_that_was_cut_short_is_finished(tmp_path: Path) -> None:
     size = filled(tmp_path / "probe", tasks=2, segment_rows=8).bytes_stored()
     store = filled(tmp_path / "store", tasks=4, segment_rows=8, max_bytes=2 * size + 100)
@@ -249,12 +287,14 @@ def test_a_full_disk_ends_the_run_and_leaves_the_store_whole(tmp_path: Path, mon
         write(handle, bytes(content)[: len(content) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
     monkeypatch.setattr(os, "write", half)
     with pytest.raises(RunFailed, match="No space left on device"):
         store.insert(scored(3))
     with pytest.raises(RunFailed, match="No space left on device"):
         store.commit([0], 1)
     monkeypatch.undo()
+    assert [path.stat().st_size for path in sorted(tmp_path.iterdir())] == sizes
     assert store.insert(scored(3)).accepted_rows == 4
     store.commit([1], 1)
     reopened = ReplayStore(tmp_path, EPOCH)

@@ -134,14 +134,16 @@ def test_a_torn_line_at_the_end_is_cut(tmp_path: Path):
     assert MetricsTable(tmp_path).rows() == [row(1), row(2)]
 
 
-def test_long_tables_are_whole_after_close(tmp_path: Path):
+def test_long_tables_are_rewritten_seldom_and_whole_after_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cluster.metrics.ROWS_PER_LACKING_ROW", 10)
     table = MetricsTable(tmp_path)
-    for step in range(1, 451):
+    lacking = []
+    for step in range(1, 46):
         table.append({"learner_step": step, "reward": 0.0})
-        lacking = step - pq.read_metadata(tmp_path / "metrics.parquet").num_rows
-        assert lacking <= step // 200
+        lacking.append(step - pq.read_metadata(tmp_path / "metrics.parquet").num_rows)
+    assert lacking[:10] == [0] * 9 + [1] and max(lacking) == 4
     table.close()
-    assert pq.read_metadata(tmp_path / "metrics.parquet").num_rows == 450
+    assert pq.read_metadata(tmp_path / "metrics.parquet").num_rows == 45
 
 
 _ENDLESS = """
@@ -158,7 +160,7 @@ while True:
 
 def test_kill_9_at_any_moment_loses_no_acknowledged_row(tmp_path: Path):
     acknowledged = 0
-    for lines in (1, 7, 20):
+    for lines in (1, 9):
         writer = subprocess.Popen(
             [sys.executable, "-c", _ENDLESS, str(tmp_path)], stdout=subprocess.PIPE, cwd=PROJECT_ROOT, text=True
         )

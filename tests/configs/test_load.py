@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import UserError
@@ -167,6 +167,7 @@ def test_a_preset_can_be_any_file(tmp_path: Path):
     assert (config.preset, config.learner.steps, set(config.rewards)) == (str(file), 7, {"own"})
 
 
+@settings(deadline=None, max_examples=50)
 @given(batch=st.integers(1, 200), group=st.integers(1, 40))
 def test_without_a_rollout_size_one_is_found_whenever_there_is_one(batch: int, group: int):
     argv = [f"learner.batch_size={batch}", f"sampling.group_size={group}"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import UserError
@@ -68,9 +68,13 @@ WRONG_FILES = [
     ("p.txt", b"abc\x00def", "is a binary file"),
     ("p.txt", "music".encode("utf-16"), "is a binary file"),
     ("p.txt", b"a\nb\x07c", "line 2: the prompt holds control characters"),
-    ("p.csv", b"a,b\n1,2\n", "lacks the column of prompts.column (none of prompt, caption, text is there), allowed: a, b"),
-    ("p.csv", b"caption\nx\n\"\"\ny\n", "line 3: the prompt is blank"),
-    ("p.csv", b"caption\nx\n\"y\n", "broken CSV"),
+    (
+        "p.csv",
+        b"a,b\n1,2\n",
+        "lacks the column of prompts.column (none of prompt, caption, text is there), allowed: a, b",
+    ),
+    ("p.csv", b'caption\nx\n""\ny\n', "line 3: the prompt is blank"),
+    ("p.csv", b'caption\nx\n"y\n', "broken CSV"),
     ("p.csv", b"caption\n" + b"x" * 140_000 + b"\n", "line 2: the prompt has 140000 characters"),
     ("p.csv", b"id,caption\n1\n", "line 2: the prompt is blank"),
     ("p.csv", b"caption\n", "is empty"),
@@ -102,6 +106,7 @@ def test_parquet_columns_are_checked(tmp_path: Path):
     assert "prompts.column=nope" in refused(tmp_path / "numbers.parquet", column="nope")
 
 
+@settings(deadline=None, max_examples=50)
 @given(data=st.binary(max_size=200))
 def test_no_content_brings_anything_but_prompts_or_one_line(data: bytes, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("any")

@@ -8,6 +8,7 @@ from evaluation.score_rows import (
     SCHEMA,
     append_rows,
     judges_of,
+    prompt_means,
     read_rows,
     rows_table,
     score_matrix,
@@ -46,6 +47,10 @@ def test_matrix_is_ordered_by_prompt_and_seed_and_missing_is_nan():
     table = rows_table(3, [1, 0, 1, 0], ["b", "a", "b", "a"], [9, 9, 4, 4], {"q": np.array([1, 2, np.nan, 4])}, [])
     assert table["score"].null_count == 1
     assert score_matrix(table, 3, "q") == pytest.approx(np.array([[4, 2], [np.nan, 1]]), nan_ok=True)
+
+
+def test_means_of_prompts_leave_out_what_is_missing():
+    assert prompt_means(np.array([[1.0, 3.0], [np.nan, 5.0], [np.nan, np.nan]])) == pytest.approx([2.0, 5.0])
 
 
 def test_judges_are_split_by_whether_they_are_in_the_reward():

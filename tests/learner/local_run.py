@@ -1,4 +1,4 @@
-"""A run without Ray: the real controller, producer, admission and replay store; generators, scorer and learner are small
+"""A run without Ray: real controller, producer, admission and replay store; generators, scorer and learner are small
 stand-ins in this process that take a random number of turns of the event loop to answer."""
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from actors.replay_table import read_rows
 from tests.learner.local_run import Crash, World, again, go, small_config
 
-MANY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def world_in(folder: str, seed: int, staleness: int, tasks_per_batch: int = 2, **faults: float) -> World:

@@ -169,7 +169,7 @@ def test_batch_of_one(baseline: str) -> None:
 
 
 def test_metrics_of_a_batch() -> None:
-    subject = learner(config())
+    subject = Learner(tiny_policy(0), tiny_policy(2), config(), SETTINGS, 100)
     subject.version = 5
     data = batch(subject.policy, version=3)
     metrics = subject.step(data)
@@ -178,7 +178,7 @@ def test_metrics_of_a_batch() -> None:
     assert metrics["reward"] == pytest.approx(float(data.rewards.mean()), abs=1e-6)
     assert metrics["reward_quality"] == pytest.approx(float(data.scores["quality"].mean()), abs=1e-5)
     assert metrics["reward_text_adherence"] == pytest.approx(float(np.nanmean(data.scores["text_adherence"])), abs=1e-5)
-    assert metrics["kl_clip"] == pytest.approx(metrics["kl"] * 3 * FRAMES)
+    assert metrics["kl"] > 0 and metrics["kl_clip"] == pytest.approx(metrics["kl"] * 3 * FRAMES)
     assert metrics["learning_rate"] == pytest.approx(1e-3)
     assert metrics["advantage_std"] == pytest.approx(float(data.rewards.std()), rel=1e-5)  # V starts at 0
     for name in metrics:
@@ -203,12 +203,12 @@ def poisoned(data: TrainingBatch, field: str) -> TrainingBatch:
     return replace(data, **{field: array})
 
 
-@pytest.mark.parametrize("field", ["rewards", "log_probs"])
-def test_non_finite_input_stops_before_the_update(field: str) -> None:
+@pytest.mark.parametrize(("field", "name"), [("rewards", "rewards"), ("log_probs", "behaviour log-probabilities")])
+def test_non_finite_input_stops_before_the_update(field: str, name: str) -> None:
     subject = learner(config())
     data = batch(subject.policy)
     before = tensors_digest(subject.policy.state_dict())
-    with pytest.raises(NonFiniteLoss, match="not finite in step 1"):
+    with pytest.raises(NonFiniteLoss, match=f"learner: {name} not finite in step 1"):
         subject.step(poisoned(data, field))
     assert tensors_digest(subject.policy.state_dict()) == before and subject.version == 0
 

@@ -153,8 +153,6 @@ def test_more_levels_than_the_policy_speaks_are_welcome(world: TinyWorld):
     assert check(world)
 
 
-
-
 PARTS = [
     (["rewards.low_tokens.target=nowhere.at_all:Class"], "rewards.low_tokens.target: module 'nowhere.at_all' not"),
     (["rewards.low_tokens.target=tests.system.simple_rewards:LowTokenz"], "did you mean LowTokens?"),
@@ -182,10 +180,10 @@ def test_a_reward_of_another_kind_or_truncated_is_named(world: TinyWorld):
 
 def test_at_least_one_reward_has_a_weight(world: TinyWorld):
     words = [word for word in world.arguments(world.folder.parent / "run") if not word.startswith("rewards.")]
-    with pytest.raises(UserError, match="^rewards: got none"):
+    with pytest.raises(UserError, match=r"^rewards: got none"):
         preflight(load_config(words))
     words.append("rewards.low_tokens={target: 'tests.system.simple_rewards:LowTokens', weight: 0}")
-    with pytest.raises(UserError, match="^rewards: got weight 0 for each"):
+    with pytest.raises(UserError, match=r"^rewards: got weight 0 for each"):
         preflight(load_config(words))
 
 

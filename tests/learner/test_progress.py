@@ -126,6 +126,22 @@ def test_values_are_means_over_the_last_rows_and_skip_nan():
     assert standing.left_s == 20.0
 
 
+def test_the_start_of_the_run_is_no_part_of_a_step():
+    standing = Standing(30, "")
+    standing.add(row(1, seconds_start=60.0, seconds_step=62.0))
+    assert standing.stage_shares() == {} and standing.step_s is None
+    standing.add(row(2))
+    assert standing.stage_shares() == {"sample": 0.75, "learn": 0.25} and standing.step_s == 2.0
+
+
+def test_no_judges_are_no_line():
+    stream = io.StringIO()
+    progress = Progress(3, "lines", "MusicRL", stream)
+    progress.evaluated({})
+    progress.evaluated({"attributes": 0.5})
+    assert stream.getvalue() == "held-out  attributes 0.5\n"
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (75, "1:15"), (7500, "2:05:00"), (-3, "0:00")])
 def test_durations_read_like_a_clock(seconds: float, text: str):
     assert duration(seconds) == text

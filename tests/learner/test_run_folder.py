@@ -55,7 +55,7 @@ def test_a_folder_with_anything_in_it_is_never_overwritten(tmp_path: Path):
 def test_a_file_or_a_place_below_one_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     for place in ("file", "file/run"):
-        with pytest.raises(UserError, match="^run.dir: "):
+        with pytest.raises(UserError, match=r"^run.dir: "):
             RunFolder(tmp_path / place).check_new()
 
 

@@ -139,3 +139,17 @@ def test_wrong_numbers_are_refused(seeds: tuple[int, ...], frames: int) -> None:
     policy = small_policy()
     with pytest.raises(ValueError, match="allowed one seed a row"):
         Sampler(policy).sample(policy.encode_text(PROMPTS), seeds, frames, SamplingSettings())
+
+
+def test_the_largest_uniform_number_finds_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cumulative sums of float32 probabilities often end a little below one."""
+    policy = small_policy()
+
+    def largest(seeds: tuple[int, ...], frames: int, streams: int) -> torch.Tensor:
+        return torch.full((frames, streams, len(seeds), 1), 1.0 - 2.0**-24)
+
+    monkeypatch.setattr("policy.sampler.uniform_noise", largest)
+    codes, log_probs = Sampler(policy).sample(policy.encode_text(["a flute"] * 64), range(64), 6, SamplingSettings())
+    sizes = torch.tensor([stream.size for stream in policy.streams])
+    assert (codes < sizes[None, :, None]).all()
+    assert torch.isfinite(log_probs).all()

@@ -128,6 +128,7 @@ def _sound(number: int, noise: float) -> np.ndarray:
 
 def _summary() -> dict:
     return {
+        "kl": {"clip": interval(17.6, 0.5), "token": 0.035, "seconds": 4.0},
         "positions": {
             "text_adherence": {
                 "base": interval(0.41, 0.03),

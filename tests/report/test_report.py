@@ -57,6 +57,7 @@ def test_headline_comes_from_the_final_evaluation(page):
     assert "same 256 prompts" in page
     assert re.search(r"The reward rose by \+0\.\d\d standard deviations", page)
     assert "Of 3 held-out judges, 2 rise and none falls." in page
+    assert "It went 17.6 nats from its reference for that, per clip of 4 s." in page
 
 
 def test_prompts_are_escaped(tmp_path):

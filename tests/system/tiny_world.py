@@ -6,13 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import torch
+from safetensors.torch import load_file
 
+from actors.replay_table import read_rows
+from cluster.catalogue import is_reproducible
 from codec.checkpoint import save_codec
 from codec.magnitude_codec import MagnitudeCodec, MagnitudeCodecConfig
 from policy.checkpoint import save_policy
@@ -23,7 +29,7 @@ from policy.tiny_musiclm import TinyMusicLM, TinyMusicLMConfig
 ROOT = Path(__file__).resolve().parents[2]
 ENTRIES = 32
 WORDS = ("slow", "fast", "piano", "flute", "drums", "bright", "dark", "song", "with", "low")
-STEP_LIMIT_S = 240
+STEP_LIMIT_S = 280
 
 
 @dataclass(frozen=True)
@@ -128,3 +134,72 @@ def build_tiny_world(folder: Path, seed: int = 0) -> TinyWorld:
 
 def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
     return pq.read_table(run_dir / "metrics.parquet").to_pylist()
+
+
+def steps_done(run_dir: Path) -> int:
+    """Steps whose row is durable in a run that may still be going on."""
+    journal = run_dir / "metrics.jsonl"
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
+def wait_for_step(process: subprocess.Popen[str], run_dir: Path, step: int) -> None:
+    """Returns as soon as that many steps are done. Fails when the run ends before."""
+    until = time.monotonic() + STEP_LIMIT_S
+    while steps_done(run_dir) < step:
+        if process.poll() is not None:
+            out, err = process.communicate()
+            raise AssertionError(f"ended with {process.returncode} before step {step}\n{out[-3000:]}\n{err[-3000:]}")
+        assert time.monotonic() < until, f"step {step} not reached within {STEP_LIMIT_S} s"
+        time.sleep(0.02)
+
+
+def actor_pids(process: subprocess.Popen[str], name: str) -> list[int]:
+    """Processes of the run that are a Ray actor of class `name`."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    return [child.pid for child in below if _title(child).startswith(f"ray::{name}")]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()).strip()
+    except psutil.Error:
+        return ""
+
+
+def tensors_of(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint, by file and name."""
+    files = sorted(checkpoint.rglob("*.safetensors"))
+    return {
+        f"{file.relative_to(checkpoint)}:{name}": tensor for file in files for name, tensor in load_file(file).items()
+    }
+
+
+def assert_same_outcome(one: Path, other: Path, last_step: int) -> None:
+    """Bit for bit: final tensors, every metric that does not depend on the clock, every evaluation, every sample."""
+    final = f"checkpoints/step_{last_step}"
+    left, right = tensors_of(one / final), tensors_of(other / final)
+    assert left.keys() == right.keys() and len(left) > 10
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    assert reproducible_rows(one) == reproducible_rows(other)
+    evaluations = [pq.read_table(run / "evaluation.parquet").to_pylist() for run in (one, other)]
+    assert evaluations[0] == evaluations[1] and evaluations[0]
+    for sound in (one / "samples").rglob("*.wav"):
+        assert sound.read_bytes() == (other / sound.relative_to(one)).read_bytes()
+
+
+def reproducible_rows(run_dir: Path) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if is_reproducible(name)} for row in metrics_of(run_dir)]
+
+
+def check_trained_once(run_dir: Path) -> None:
+    """Every row that the store acknowledged and can train was trained in exactly one step, within the staleness bound,
+    as the rows of the metrics say; what was not trained waits, was dropped, or has no reward."""
+    stored = [row for row in read_rows(run_dir / "replay").to_pylist() if not row["dropped"]]
+    assert len({row["row_id"] for row in stored}) == len(stored)
+    by_step = Counter(row["trained_step"] for row in stored if row["trained_step"] is not None)
+    metrics = metrics_of(run_dir)
+    assert by_step == {row["learner_step"]: row["sequences"] for row in metrics}
+    staleness = {step: [row["staleness"] for row in stored if row["trained_step"] == step] for step in by_step}
+    assert {step: max(each) for step, each in staleness.items()} == {
+        row["learner_step"]: row["staleness_max"] for row in metrics
+    }
