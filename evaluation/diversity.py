@@ -21,13 +21,6 @@ def mean_pairwise_distance(embeddings: np.ndarray) -> np.ndarray:
     return 1.0 - ordered / (samples * (samples - 1))
 
 
-def grouped_distance(embeddings: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Mean pairwise cosine distance inside each group of at least two rows. embeddings [N, D], groups [N] -> [G]."""
-    labels, counts = np.unique(groups, return_counts=True)
-    members = (np.flatnonzero(groups == label) for label in labels[counts >= 2])
-    return np.array([mean_pairwise_distance(embeddings[rows][None])[0] for rows in members])
-
-
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Squared Frechet distance between the Gaussians fitted to two sets of embeddings, [N, D] and [M, D].
 

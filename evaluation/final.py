@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -56,8 +56,7 @@ class FinalEvaluation:
     """Rows for `evaluation_final.parquet` and the summary beside it."""
 
     rows: pa.Table
-    comparisons: list[Comparison]
-    summary: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any]
 
 
 def evaluate_final(
@@ -84,7 +83,7 @@ def evaluate_final(
         "frechet": distance_summary(before, after, scored) if scored else {},
         "diversity": diversity_summary(base, result, codec, panel, plan, real, scored, progress.get("diversity")),
     }
-    return FinalEvaluation(rows, comparisons, plain(summary))
+    return FinalEvaluation(rows, plain(summary))
 
 
 def scores_summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:

@@ -24,7 +24,6 @@ class FrontierPoint:
     learner_step: int
     kl_clip: float  # nats per training clip, from the reference
     gain_sd: Interval  # gain over step 0 in units of the base's between-clip standard deviation
-    best_so_far: bool  # no checkpoint with a smaller KL has a higher gain
 
 
 def frontier(
@@ -44,12 +43,9 @@ def frontier(
         scores = score_matrix(rows, step, judge)
         if scores.shape != base.shape or not len(base):
             continue
-        points.append((step, kl_at(step, metric_steps, kl_clip), paired_gain(base, scores).gain_sd))
-    points.sort(key=lambda point: point[1])
-    best: np.ndarray | list[float] = np.maximum.accumulate([gain.value for _, _, gain in points]) if points else []
-    return [
-        FrontierPoint(s, kl, gain, bool(gain.value >= top)) for (s, kl, gain), top in zip(points, best, strict=True)
-    ]
+        gain = paired_gain(base, scores).gain_sd
+        points.append(FrontierPoint(step, kl_at(step, metric_steps, kl_clip), gain))
+    return sorted(points, key=lambda point: point.kl_clip)
 
 
 def kl_at(step: int, metric_steps: np.ndarray, kl_clip: np.ndarray) -> float:

@@ -95,6 +95,12 @@ def test_log_mel_of_the_codes_is_what_the_decoded_sound_has(trained: tuple[Magni
     assert float((direct - heard)[..., 2:-2].abs().mean()) < 0.25 * blank
 
 
+def test_the_decoded_sound_is_as_loud_as_the_original(trained: tuple[MagnitudeCodec, Path, list[str]]) -> None:
+    pcm = Notes(4, 5).pcm(range(4))[:, None]
+    ratio = trained[0].decode(trained[0].encode(pcm)).square().mean().sqrt() / pcm.square().mean().sqrt()
+    assert 0.6 < float(ratio) < 1.3
+
+
 def test_same_steps_same_seed_same_codec(tmp_path: Path) -> None:
     training = CodecTraining(steps=12, batch=2, free_share=0.5, report_s=1e9)
     config = MagnitudeCodecConfig(width=16, hidden=16, blocks=1, latent=4, levels=2, entries=8)

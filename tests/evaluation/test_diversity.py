@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluation.diversity import frechet_distance, grouped_distance, mean_pairwise_distance
+from evaluation.diversity import frechet_distance, mean_pairwise_distance
 from evaluation.frechet import frechet_change
 
 
@@ -23,11 +23,6 @@ def test_pairwise_distance_of_known_vectors():
 def test_one_sample_has_no_distance():
     with pytest.raises(ValueError, match="S >= 2"):
         mean_pairwise_distance(np.zeros((3, 1, 4)))
-
-
-def test_groups_of_one_are_left_out():
-    embeddings = np.array([[1.0, 0], [0, 1], [1, 0], [1, 0]])
-    assert grouped_distance(embeddings, np.array(["a", "a", "b", "c"])) == pytest.approx([1.0])
 
 
 def gaussian(mean: np.ndarray, covariance: np.ndarray, rng: np.random.Generator, n: int = 4000) -> np.ndarray:
