@@ -128,14 +128,15 @@ def test_interrupted_save_is_invisible_and_swept_up(tmp_path: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("learner.checkpoint._write_manifest", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        save_checkpoint(tmp_path, 3, subject, {}, {})
+    for step in (3, 4):
+        with pytest.raises(OSError, match="No space"):
+            save_checkpoint(tmp_path, step, subject, {}, {})
     monkeypatch.undo()
     assert latest_complete(tmp_path) == path
     assert not checkpoint_path(tmp_path, 3).exists()
-    assert [p.name for p in prune(tmp_path, keep=3)] == ["step_3.tmp"]
-    save_checkpoint(tmp_path, 3, subject, {}, {})
+    save_checkpoint(tmp_path, 3, subject, {}, {})  # over what the interrupted save left
     assert latest_complete(tmp_path) == checkpoint_path(tmp_path, 3)
+    assert [p.name for p in prune(tmp_path, keep=3)] == ["step_4.tmp"]
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
@@ -187,6 +188,7 @@ def test_kill_9_in_mid_save_leaves_only_whole_checkpoints(tmp_path: Path, delay_
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"
     while latest_complete(tmp_path) is None:
+        assert process.poll() is None, "the saver died by itself"
         time.sleep(0.01)
     time.sleep(delay_s)
     process.send_signal(signal.SIGKILL)

@@ -32,6 +32,8 @@ def check_trained_once(world: World) -> None:
     bound = world.config.pipeline.max_staleness
     assert all(row["staleness"] <= bound for row in live if row["trained_step"] is not None)
     assert not any(np.isnan(row["reward"]) for row in live if row["trained_step"] is not None)
+    numbers = {row["task_id"] for row in live}
+    assert numbers == set(range(len(numbers)))  # no prompt was passed over
 
 
 @MANY

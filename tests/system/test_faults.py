@@ -38,8 +38,8 @@ def test_a_reward_that_fails_for_some_clips_is_counted_and_the_run_goes_on(world
         for name, value in {
             "target": FAULTY,
             "weight": 0.1,
-            "deadline_s": 2.0,
-            "options": "{how: " + how + ", below: 3}",
+            "deadline_s": 1.0,
+            "options": "{how: " + how + ", below: 8}",
         }.items()
     }
     world.run(run_dir, learner__steps=4, **faults)
