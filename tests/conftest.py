@@ -8,7 +8,7 @@ import os
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-from hypothesis import settings  # noqa: E402
+from hypothesis import settings
 
 # No deadlines: a slow machine is not a wrong result. Derandomised: a red test is red again.
 settings.register_profile("here", deadline=None, derandomize=True)
