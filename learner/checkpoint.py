@@ -48,8 +48,9 @@ def save_checkpoint(
 ) -> Path:
     """Writes RUN/checkpoints/step_N, durable and complete when this returns.
 
-    controller_state: JSON values. config: a dataclass or a dictionary of JSON values, kept for the reader. An existing checkpoint of
-    the same step is replaced. Raises OSError when the disk refuses (the .tmp directory is then left to be pruned).
+    controller_state: JSON values. config: a dataclass or a dictionary of JSON values, kept for the reader. An existing
+    checkpoint of the same step is replaced. Raises OSError when the disk refuses (the .tmp directory is then left to be
+    pruned).
     """
     target = checkpoint_path(run_dir, step)
     temporary = target.with_suffix(".tmp")

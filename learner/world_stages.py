@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from cluster.errors import RunFailed
 from codec.checkpoint import load_codec
 from codec.log_mel import SAMPLE_RATE_HZ
 from codec.port import Codec
@@ -35,6 +36,8 @@ from world.tokens import encode_corpus, load_tokens, token_path
 SHIPPED = ("codec", "semantic", "text_adherence", "quality", "judges", "policy", "ngram")
 TRAIN_PROMPTS, EVAL_PROMPTS = 4000, 512
 NORMALISATION_CLIPS, NORMALISATION_SECONDS = 512, 2.0
+TEST_SOUNDS = 40  # of the test clips; the sound of each takes some 90 kB
+MOST_BYTES = 20_000_000  # what may be shipped
 # stage -> what it is made from; in the order of making
 NEEDS: dict[str, tuple[str, ...]] = {
     "corpus": (),
@@ -139,9 +142,11 @@ class WorldBuilder:
             copy_model(self.models / name, self.assets / name)
         write_prompt_lists(self.assets / "prompts")
         encode = stream_encoder(self.codec, self.semantic.encode)
-        export_test_set(self.corpus, encode, self.assets / "test_clips")
+        export_test_set(self.corpus, encode, self.assets / "test_clips", flac=TEST_SOUNDS)
         total = sum(path.stat().st_size for path in self.assets.rglob("*") if path.is_file())
-        self.say(f"export: {self.assets}, {total / 1e6:.1f} MB")
+        self.say(f"export: {self.assets}, {total / 1e6:.1f} of at most {MOST_BYTES / 1e6:.0f} MB")
+        if total > MOST_BYTES:
+            raise RunFailed(f"export: {self.assets} takes {total / 1e6:.1f} MB, allowed {MOST_BYTES / 1e6:.0f} MB")
 
     def make_card(self) -> None:
         write_card(self.assets, measure(self.assets, list(SECTIONS)))
