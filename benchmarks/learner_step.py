@@ -4,7 +4,8 @@
 
 Parts are timed from outside, by hooks on the modules and wrappers around backward and the optimisers, so the step that
 is measured is the step that runs. "loss terms" is the rest: log-softmax, exact KL, importance weights, metrics.
-Baselines are run in turns, so that a busy moment of the machine hits all of them.
+Variants are run in turns, so that a busy moment of the machine hits all of them; the last row, CPU seconds of all
+threads, is what a busy machine disturbs least.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ def main(arguments: list[str]) -> None:
     for turn in range(options["rounds"] + 1):
         for name, learner in learners.items():
             with _timed(learner) as seconds:
-                begin = time.perf_counter()
+                begin, begin_cpu = time.perf_counter(), time.process_time()
                 learner.step(batches[name])
                 seconds["step"] = time.perf_counter() - begin
+                seconds["CPU of the step"] = time.process_time() - begin_cpu
             if turn:  # the first one warms up
                 times[name].append(seconds)
     print(_table(times, options, load_before))
@@ -135,7 +137,7 @@ def _table(times: dict[str, list[dict[str, float]]], options: dict[str, int], lo
         "| part | " + " | ".join(times) + " |",
         "|---|" + "---|" * len(times),
     ]
-    for part in (*PARTS, "step"):
+    for part in (*PARTS, "step", "CPU of the step"):
         cells = []
         for rounds in times.values():
             values = [seconds[part] for seconds in rounds]

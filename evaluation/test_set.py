@@ -51,7 +51,7 @@ def export_test_set(
     encode: Callable[[Tensor], Tensor],
     directory: str | Path,
     clips: int = 512,
-    flac: int = 96,
+    flac: int = 40,
     seed: int = 0,
 ) -> None:
     """Writes `clips` of the corpus's test split, drawn by `seed`, those with sound first.

@@ -104,7 +104,8 @@ class Controller:
         await self._publish()
         if resume_from is None:
             await self._checkpoint()
-        await self._evaluate_once()
+        if self.version == 0:  # a later checkpoint is only made after its evaluation
+            await self._evaluate_once()
 
     async def _resume(self, checkpoint: Path) -> None:
         state = await self._pools.learner.call("resume", str(checkpoint), deadline_s=self._learner_deadline_s)

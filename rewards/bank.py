@@ -82,7 +82,7 @@ def build_bank(
             shelf.put("clean", log_mel(pcm), clip, zero)
             shelf.put("damaged", log_mel(damaged), clip, severity)
             if codec is not None:
-                picked = torch.from_numpy(np.flatnonzero(rng.random(len(clips)) < codec_share))
+                picked = _drawn(len(clips), codec_share, rng)
                 _through_codec(
                     shelf, codec, pcm[picked], damaged[picked], clip[picked], severity[picked], rng, waveform_share
                 )
@@ -133,16 +133,19 @@ def _through_codec(
     rng: np.random.Generator,
     waveform_share: float,
 ) -> None:
+    if not len(clip):
+        return
     codes, damaged_codes = codec.encode(pcm[:, None]), codec.encode(damaged[:, None])
     zero = torch.zeros(len(clip))
     shelf.put("tokens", codec.decode_log_mel(codes), clip, zero)
     shelf.put("damaged_tokens", codec.decode_log_mel(damaged_codes), clip, severity)
     strength = torch.as_tensor(rng.random(len(clip)), dtype=torch.float32)
     wrong = wrong_tokens(codes, rng, strength, min(codec.codebook_sizes))
-    half = torch.from_numpy(np.flatnonzero(rng.random(len(clip)) < 0.5))
-    shelf.put("wrong_tokens", codec.decode_log_mel(wrong[half]), clip[half], strength[half])
+    half = _drawn(len(clip), 0.5, rng)
+    if len(half):
+        shelf.put("wrong_tokens", codec.decode_log_mel(wrong[half]), clip[half], strength[half])
     for some, its_severity in ((codes, zero), (damaged_codes, severity), (wrong, strength)):
-        heard = torch.from_numpy(np.flatnonzero(rng.random(len(clip)) < waveform_share))
+        heard = _drawn(len(clip), waveform_share, rng)
         if len(heard):
             shelf.put("waveform", log_mel(codec.decode(some[heard])[:, 0]), clip[heard], its_severity[heard])
 
@@ -160,6 +163,11 @@ def _nothing(shelf: _Shelf, codec: Codec | None, count: int, rng: np.random.Gene
         codes = rng.integers(0, min(codec.codebook_sizes), (count, len(codec.codebook_sizes), frames))
         mel = codec.decode_log_mel(torch.from_numpy(codes))
         shelf.put("nothing", mel[..., :spectra], none, worst)
+
+
+def _drawn(count: int, share: float, rng: np.random.Generator) -> Tensor:
+    """Which of `count` rows fall to `share`; may be none."""
+    return torch.from_numpy(np.flatnonzero(rng.random(count) < share))
 
 
 def _chunks(clips: int, size: int = 64) -> Iterator[tuple[int, np.ndarray]]:

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from codec.magnitude_codec import MagnitudeCodec, MagnitudeCodecConfig
 from rewards.quality import QualityConfig, QualityNet, save_quality
 from rewards.text_adherence import TwoTowers, TwoTowersConfig, save_text_adherence
 from rewards.towers import AudioTowerConfig
@@ -30,6 +31,13 @@ def make_quality(directory, seed=0):
     net = QualityNet(config)
     save_quality(directory, net, config)
     return net
+
+
+def make_codec(seed=0):
+    torch.manual_seed(seed)
+    codec = MagnitudeCodec(MagnitudeCodecConfig(width=16, hidden=16, blocks=1, latent=4, levels=2, entries=8))
+    codec.quantizer.codebooks.normal_(std=3.0)  # untrained ones are zero: all clips would sound alike
+    return codec.eval()
 
 
 def tone_corpus(folder, split, clips=96):

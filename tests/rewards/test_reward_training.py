@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from reward_parts import tone_corpus
+from reward_parts import make_codec, tone_corpus
 
 from cluster.errors import UserError
 from codec.log_mel import log_mel
@@ -74,6 +74,23 @@ def test_the_bank_holds_clean_and_damaged_views_of_every_clip_and_silence(corpus
     nothing = bank.view == VIEWS.index("nothing")
     assert nothing.any() and (bank.severity[nothing] == 1.0).all()
     assert len(bank.of_clips()) == 192
+
+
+def test_a_bank_holds_what_the_codec_makes_of_the_clips(corpus):
+    codec = make_codec()
+    bank = build_bank(corpus.split("train"), codec, seed=0, codec_share=0.3, waveform_share=0.3, progress=_say)
+    clean = bank.view == VIEWS.index("clean")
+    for view in ("tokens", "damaged_tokens", "wrong_tokens", "waveform"):
+        rows = bank.take((bank.view == VIEWS.index(view)).nonzero()[:, 0])
+        assert len(rows) > 5 and rows.log_mel.shape[1:] == (64, 200), view
+        assert (rows.severity.max() == 0.0) == (view == "tokens"), view
+        assert not torch.equal(rows.log_mel, bank.log_mel[clean][rows.clip]), view
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02])
+def test_a_chunk_of_which_no_clip_goes_through_the_codec_is_no_error(corpus, share):
+    bank = build_bank(corpus.split("train"), make_codec(), 0, share, share, progress=_say)
+    assert int((bank.view == VIEWS.index("clean")).sum()) == 96
 
 
 def test_batches_visit_every_row_once_an_epoch(corpus):

@@ -89,7 +89,7 @@ def test_an_interrupted_run_saves_and_goes_on(world: TinyWorld, whole: Path) -> 
     run_dir = whole.parent / "interrupted"
     process = open_main(world.arguments(run_dir, learner__steps=STEPS, evaluation__every=4, run__checkpoint_every=1000))
     wait_for_step(process, run_dir, 2)
-    os.kill(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to every process of the foreground
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert f"run.resume={run_dir}" in out
