@@ -53,12 +53,16 @@ def log_mel(pcm: Tensor) -> Tensor:
     return log_mel_from_magnitude(magnitude(pcm))
 
 
+# Cached constants are made outside inference mode, whoever asks first: an inference tensor would refuse to be part of
+# a training graph later.
 @functools.lru_cache(maxsize=4)
+@torch.inference_mode(False)
 def _window(device: torch.device) -> Tensor:
     return torch.hann_window(FFT_SIZE, device=device)
 
 
 @functools.lru_cache(maxsize=4)
+@torch.inference_mode(False)
 def mel_matrix(device: torch.device) -> Tensor:
     """Triangular HTK mel filters, each summing to one. -> [64, 641]."""
     low, high = _hz_to_mel(torch.tensor(30.0)), _hz_to_mel(torch.tensor(SAMPLE_RATE_HZ / 2.0))

@@ -83,8 +83,6 @@ class SupervisedTraining:
     def run(self) -> dict[str, Any]:
         """Trains to the last step, exports to `directory` in float32 and returns what training.json holds."""
         self._resume()
-        torch.manual_seed(self.settings.seed)
-        self.policy.set_dropout(self.settings.dropout)
         losses: list[float] = []
         while self.step < self.settings.steps:
             started = time.monotonic()
@@ -102,6 +100,8 @@ class SupervisedTraining:
     def update(self) -> float:
         """One step of the optimiser. -> loss in bits a token. Raises RunFailed where the loss is not finite."""
         self.policy.train()
+        self.policy.set_dropout(self.settings.dropout)
+        torch.manual_seed(self.settings.seed + 1_000_003 * self.step)  # dropout of a step depends on its number alone
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self.settings)
         codes, rows, dropped = batch(self.train.codes, self.step, self.settings)

@@ -65,7 +65,7 @@ class WorldSettings:
     assets: str = "assets/tiny"  # what is shipped
     scale: float = 1.0  # of the corpus
     codec_minutes: float = 35.0  # wall-clock budget of the codec's training
-    semantic_steps: int = 700
+    semantic_steps: int = 600
     reward_steps: int = 1200
     judge_steps: int = 900
     policy_steps: int = SupervisedSettings.steps

@@ -240,6 +240,7 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # kept: it must serve training too, whoever asks first
 def rotary_turns(positions: int, width: int) -> Tensor:
     """exp(i * position / base^(2j/d)) as real pairs [positions, d/2, 2].
 

@@ -29,7 +29,8 @@ def test_no_argument_is_the_embedded_default():
     config = load_config([])
     assert config.preset == "tiny_r"
     assert set(config.rewards) == {"text_adherence", "quality"}
-    assert config.learner == Config().learner and config.sampling == Config().sampling
+    assert config == load_config(["preset=tiny_r"])
+    assert config.pipeline == Config().pipeline and config.sampling == Config().sampling
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
