@@ -92,7 +92,7 @@ def sections(run: RunData) -> dict[str, Any]:
 def facts(run: RunData) -> dict[str, Any]:
     """The line under the title."""
     learner, done = run.config.get("learner", {}), int(run.steps[-1]) if len(run.steps) else 0
-    wall_s = float(sum(np.nansum(values) for values in run.columns("seconds_").values()))
+    wall_s = float(sum(np.nansum(values) for values in run.stage_seconds().values()))
     return {
         "preset": run.config.get("preset", ""),
         "steps": done,
@@ -301,7 +301,7 @@ def judge_charts(run: RunData) -> list[Chart]:
 
 def ledger(run: RunData) -> list[dict[str, Any]]:
     """Where the wall clock went: seconds and share of each stage over the whole run."""
-    totals = {name: float(np.nansum(values)) for name, values in run.columns("seconds_").items()}
+    totals = {name: float(np.nansum(values)) for name, values in run.stage_seconds().items()}
     whole = sum(totals.values())
     known = [name for name in STAGE_ORDER if name in totals] + sorted(set(totals) - set(STAGE_ORDER))
     return [{"stage": n, "seconds": totals[n], "share": totals[n] / whole} for n in known if whole and totals[n] > 0]

@@ -44,6 +44,10 @@ class RunData:
         names = [name for name in self.metrics if name.startswith(prefix) and self.column(name) is not None]
         return {name.removeprefix(prefix): self.metrics[name] for name in names}
 
+    def stage_seconds(self) -> dict[str, np.ndarray]:
+        """The time ledger: {stage: seconds of each step}. `seconds_step` is their sum and no stage."""
+        return {name: values for name, values in self.columns("seconds_").items() if name != "step"}
+
 
 def read_run(run_dir: Path | str) -> RunData:
     """Read a run folder. Raises FileNotFoundError where there is none."""

@@ -90,6 +90,7 @@ def _metrics(steps: int, rng: np.random.Generator) -> pa.Table:
             "seconds_publish": np.full(steps, 0.03),
             "seconds_evaluate": np.where(step % 50 == 0, 9.0, 0.0),
             "seconds_other": np.full(steps, 0.04),
+            "seconds_step": 1.81 + np.where(step % 50 == 0, 9.0, 0.0),
         }
     )
 

@@ -10,6 +10,7 @@ import pytest
 from evaluation.charts import Line, line_chart, nice_ticks, running_mean
 from evaluation.picture import heat_palette, indexed_png
 from evaluation.report import write_report
+from evaluation.run_data import read_run
 from tests.report.synthetic_run import PROMPTS, make_synthetic_run
 
 
@@ -117,3 +118,10 @@ def test_png_is_what_another_reader_sees(tmp_path: Path):
     (tmp_path / "picture.png").write_bytes(indexed_png(pixels, heat_palette()))
     with image.open(tmp_path / "picture.png") as read:
         assert np.array_equal(np.asarray(read.convert("RGB")), heat_palette()[pixels])
+
+
+def test_the_stages_of_the_ledger_add_up_without_their_own_sum(tmp_path):
+    run = read_run(make_synthetic_run(tmp_path / "run"))
+    stages = run.stage_seconds()
+    assert "step" not in stages
+    assert sum(values.sum() for values in stages.values()) == pytest.approx(run.metrics["seconds_step"].sum())
