@@ -29,7 +29,8 @@ from policy.tiny_musiclm import TinyMusicLM
 from rewards.port import ClipBatch, RewardModel
 from rewards.quality import Quality
 from rewards.text_adherence import TextAdherence
-from world.attributes import ATTRIBUTES
+from world.attributes import ATTRIBUTES, other_value
+from world.captions import prompt
 from world.degradations import SEEN_KINDS, UNSEEN_KINDS, degrade, wrong_tokens
 
 SEED = 2024
@@ -176,7 +177,22 @@ def text_adherence_figures(assets: Assets) -> list[Figure]:
     for k, least in ((1, 0.1), (10, 0.5)):
         found = float((rank < k).mean())
         figures.append(Figure(f"R@{k}", found, f"caption finds its clip among {n}, chance {k / n:.3f}", least))
-    return figures
+    return figures + [told_apart(assets, name) for name in ATTRIBUTES]
+
+
+def told_apart(assets: Assets, name: str) -> Figure:
+    """How often a decoded clip fits its prompt better than the same words with another value of one attribute."""
+    clips, rng = assets.decoded, np.random.default_rng(SEED)
+    right, wrong = [], []
+    for row, truth in enumerate(assets.test.attributes):
+        changed = truth | {name: other_value(name, truth[name], rng)}
+        right.append(prompt(truth, np.random.default_rng(row)))
+        wrong.append(prompt(changed, np.random.default_rng(row)))
+    audio = assets.text.embed(clips)
+    gap = ((assets.text.embed_prompts(right) - assets.text.embed_prompts(wrong)) * audio).sum(1)
+    said = np.array([a != b for a, b in zip(right, wrong, strict=True)])
+    meaning = f"share of {said.sum()} clips that prefer the true value to another, same words; chance .5"
+    return Figure(f"told apart: {name}", float((gap[said] > 0).mean()), meaning, least=0.7)
 
 
 def quality_figures(assets: Assets) -> list[Figure]:

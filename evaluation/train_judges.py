@@ -23,8 +23,7 @@ from evaluation.probes import AttributeProbe, save_attribute_judge
 from evaluation.signal_measures import SpectrumReference, TempoReference, save_measure
 from rewards.bank import VIEWS, Bank, batches
 from rewards.checkpoint import write_training
-from rewards.contrast import contrastive_loss
-from rewards.train import declared, fits_matrix, open_codec, parse_settings, spoiled, training_bank
+from rewards.train import contrast, declared, open_codec, parse_settings, training_bank
 from rewards.training import Progress, fit
 from rewards.words import WordTable
 from world.attributes import ATTRIBUTES
@@ -62,7 +61,12 @@ def train_judges(
     bank = bank.take((bank.severity <= HEARD_SEVERITY).nonzero()[:, 0])
     torch.manual_seed(JUDGE_SEED + seed)
     towers = SecondTowers(WordTable.of([*split.captions, *split.table["caption_alt"].to_pylist()]).vocabulary)
-    losses = _contrast(towers, bank, split, steps, batch_size, np.random.default_rng(JUDGE_SEED + seed))
+    rng, wordings = np.random.default_rng(JUDGE_SEED + seed), (split.captions, split.table["caption_alt"].to_pylist())
+
+    def words_for(clips: list[int]) -> list[str]:
+        return [wordings[int(rng.integers(2))][clip] for clip in clips]
+
+    losses = contrast(towers, batches(bank, batch_size, steps, rng), words_for, split.attributes, rng)
     fit("second_text_audio", towers, losses, steps, learning_rate, progress)
     save_second_text_audio(out / SECOND, towers)
     entries = declared("judge", bank, codec, steps, batch_size, JUDGE_SEED + seed)
@@ -84,24 +88,6 @@ def measure_references(bank: Bank, split: CorpusSplit, out: Path) -> None:
     attributes = [every[clip] for clip in clean.clip.tolist()]
     save_measure(out / "tempo", "tempo", TempoReference.measure(log_mel, attributes))
     save_measure(out / "spectrum", "spectrum", SpectrumReference.measure(log_mel, attributes))
-
-
-def _contrast(
-    towers: SecondTowers, bank: Bank, split: CorpusSplit, steps: int, batch_size: int, rng: np.random.Generator
-) -> Iterator[Callable[[], Tensor]]:
-    attributes = split.attributes
-    wordings = (split.captions, split.table["caption_alt"].to_pylist())
-    for log_mel, rows in batches(bank, batch_size, steps, rng):
-        clips = rows.clip.tolist()
-        captions = [wordings[int(rng.integers(2))][clip] for clip in clips]
-        fits = fits_matrix(captions, [attributes[clip] for clip in clips])
-        ids = spoiled(towers.words.encode(captions), towers.words, rng)
-
-        def loss(log_mel: Tensor = log_mel, ids: Tensor = ids, fits: Tensor = fits) -> Tensor:
-            audio, text = towers.embed_audio(log_mel), towers.embed_text(ids)
-            return contrastive_loss(audio, text, towers.log_scale.clamp(max=3.4).exp(), fits)
-
-        yield loss
 
 
 def _classification(

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from rewards.checkpoint import load_checkpoint, load_module, save_checkpoint
 from rewards.port import ClipBatch, ClipView
-from rewards.towers import AudioTower, AudioTowerConfig, ConvolutionTextTower, head
+from rewards.towers import ConvolutionTextTower, WideTower, WideTowerConfig, head
 from rewards.windows import mean_over_windows
 from rewards.words import WordTable
 
@@ -31,7 +31,7 @@ class TwoTowersConfig:
     text_width: int = 96
     hidden: int = 192
     embedding: int = 96
-    audio: AudioTowerConfig = field(default_factory=AudioTowerConfig)
+    audio: WideTowerConfig = field(default_factory=WideTowerConfig)
 
 
 class TwoTowers(nn.Module):
@@ -40,7 +40,7 @@ class TwoTowers(nn.Module):
     def __init__(self, config: TwoTowersConfig) -> None:
         super().__init__()
         self.words = WordTable(config.vocabulary, config.buckets)
-        self.audio = AudioTower(config.audio)
+        self.audio = WideTower(config.audio)
         self.text = ConvolutionTextTower(self.words.size, config.text_width)
         self.audio_head = head(self.audio.width, config.hidden, config.embedding)
         self.text_head = head(self.text.width, config.hidden, config.embedding)
@@ -90,11 +90,6 @@ class TextAdherence:
         with torch.inference_mode():
             return self.towers.embed_text(self.towers.words.encode(prompts)).numpy()
 
-    def frame_features(self, log_mel: Tensor) -> Tensor:
-        """[B, 64, F] -> [B, C, F/4]: what the audio tower sees before it pools."""
-        with torch.inference_mode():
-            return self.towers.audio.frame_features(log_mel)
-
 
 def save_text_adherence(directory: str | Path, towers: TwoTowers, config: TwoTowersConfig, **more: Any) -> None:
     """`more` goes into config.json; shift and scale start as 0 and 1."""
@@ -105,5 +100,5 @@ def save_text_adherence(directory: str | Path, towers: TwoTowers, config: TwoTow
 def towers_config(entries: dict[str, Any]) -> TwoTowersConfig:
     """From the JSON form."""
     return TwoTowersConfig(
-        **{**entries, "audio": AudioTowerConfig.of(entries["audio"]), "vocabulary": tuple(entries["vocabulary"])}
+        **{**entries, "audio": WideTowerConfig(**entries["audio"]), "vocabulary": tuple(entries["vocabulary"])}
     )

@@ -63,6 +63,54 @@ class AudioTower(nn.Module):
         return torch.cat([features.mean(-1), features.amax(-1)], dim=1)
 
 
+@dataclass(frozen=True)
+class WideTowerConfig:
+    """Residual blocks at 25 Hz whose kernels span 0.6 s each: long enough for the distance between notes."""
+
+    channels: int = 128
+    kernel: int = 15
+    blocks: int = 4
+    dropout: float = 0.1
+
+
+class WideTower(nn.Module):
+    """Log-mel [B, 64, F] -> [B, 3C]: residual blocks of wide depthwise kernels, then mean, maximum and deviation.
+
+    The deviation over time tells busy from sparse where the mean does not: tempo and articulation are heard by it.
+    """
+
+    def __init__(self, config: WideTowerConfig) -> None:
+        super().__init__()
+        self.width = 3 * config.channels
+        self.enter = nn.Conv1d(MELS, config.channels, 5, 2, 2)
+        self.blocks = nn.ModuleList(_WideBlock(config.channels, config.kernel) for _ in range(config.blocks))
+        self.norm = nn.BatchNorm1d(config.channels)
+        self.dropout = nn.Dropout1d(config.dropout)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        x = (log_mel - LOG_MEL_MEAN) / LOG_MEL_STD
+        if x.shape[-1] < MIN_SPECTRA:
+            x = F.pad(x, (0, MIN_SPECTRA - x.shape[-1]), mode="replicate")
+        x = self.enter(x)
+        for block in self.blocks:
+            x = x + block(x)
+        x = self.dropout(F.gelu(self.norm(x)))
+        return torch.cat([x.mean(-1), x.amax(-1), (x.var(-1, correction=0) + 1e-5).sqrt()], dim=1)
+
+
+class _WideBlock(nn.Sequential):
+    """One wide kernel a channel, then a mixture of the channels. Source: ConvNeXt (arXiv 2201.03545), figure 4."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__(
+            nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False),
+            nn.BatchNorm1d(channels),
+            nn.Conv1d(channels, 2 * channels, 1),
+            nn.GELU(),
+            nn.Conv1d(2 * channels, channels, 1),
+        )
+
+
 class ConvolutionTextTower(nn.Module):
     """Word ids [B, L] -> [B, 2W]: embeddings, one convolution over neighbouring words, mean and maximum over words.
 

@@ -10,31 +10,32 @@ drift from scores of real sound, so a shipped model is always trained with one.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cluster.errors import UserError
 from codec.port import Codec
 from rewards.bank import NO_CLIP, VIEWS, Bank, batches, build_bank, saved_bank
 from rewards.checkpoint import write_training
-from rewards.contrast import contrastive_loss
+from rewards.contrast import UNSAID, Prototypes, contrastive_loss
 from rewards.prompt_attributes import compatible, named_attributes
 from rewards.quality import QualityConfig, QualityNet, mos_of_severity, save_quality
 from rewards.text_adherence import TwoTowers, TwoTowersConfig, save_text_adherence
 from rewards.training import Progress, fit
 from rewards.words import WordTable
-from world.attributes import Attributes
+from world.attributes import ATTRIBUTES, Attributes
 from world.captions import all_words, caption, prompt
 from world.corpus import Corpus
 
 WORD_DROPOUT, WORD_NOISE = 0.1, 0.03
+PROTOTYPE_WEIGHT = 3.0  # beside contrast: what it takes for tempo and articulation to be heard
 HEARD_SEVERITY = 0.6  # a worse damaged clip teaches a caption nothing
 
 
@@ -66,8 +67,14 @@ def train_text_adherence(
     bank = bank.take((bank.severity <= HEARD_SEVERITY).nonzero()[:, 0])
     config = TwoTowersConfig(vocabulary=tuple(WordTable.of([" ".join(all_words())]).vocabulary))
     towers = TwoTowers(config)
-    losses = _contrast(towers, bank, corpus.split("train").attributes, steps, batch_size, np.random.default_rng(seed))
-    fit("text_adherence", towers, losses, steps, learning_rate, progress)
+    prototypes = Prototypes(config.embedding, {name: len(values) for name, values in ATTRIBUTES.items()})
+    attributes, rng = corpus.split("train").attributes, np.random.default_rng(seed)
+
+    def words_for(clips: list[int]) -> list[str]:
+        return [(prompt if rng.random() < 0.5 else caption)(attributes[clip], rng) for clip in clips]
+
+    losses = contrast(towers, batches(bank, batch_size, steps, rng), words_for, attributes, rng, prototypes)
+    fit("text_adherence", nn.ModuleList([towers, prototypes]), losses, steps, learning_rate, progress)
     save_text_adherence(out_dir, towers, config)
     write_training(out_dir, declared("train", bank, codec, steps, batch_size, seed))
 
@@ -102,20 +109,54 @@ def training_bank(corpus: Corpus, codec: Codec | None, split: str, progress: Pro
     return saved_bank(path, lambda: build_bank(clips, codec, seed, progress=progress), key)
 
 
-def _contrast(
-    towers: TwoTowers, bank: Bank, attributes: list[Attributes], steps: int, batch_size: int, rng: np.random.Generator
-) -> Iterator[Callable[[], Tensor]]:
-    for log_mel, rows in batches(bank, batch_size, steps, rng):
-        truths = [attributes[clip] for clip in rows.clip.tolist()]
-        captions = [prompt(a, rng) if rng.random() < 0.5 else caption(a, rng) for a in truths]
-        fits = fits_matrix(captions, truths)
-        ids = spoiled(towers.words.encode(captions), towers.words, rng)
+class Towers(Protocol):
+    """Two towers in training."""
 
-        def loss(log_mel: Tensor = log_mel, ids: Tensor = ids, fits: Tensor = fits) -> Tensor:
+    words: WordTable
+    log_scale: nn.Parameter
+
+    def embed_audio(self, log_mel: Tensor) -> Tensor: ...
+
+    def embed_text(self, ids: Tensor) -> Tensor: ...
+
+
+def contrast(
+    towers: Towers,
+    drawn: Iterable[tuple[Tensor, Bank]],
+    words_for: Callable[[list[int]], list[str]],
+    attributes: list[Attributes],
+    rng: np.random.Generator,
+    prototypes: Prototypes | None = None,
+) -> Iterator[Callable[[], Tensor]]:
+    """A loss for each batch of a bank. `words_for` gives the captions of clips, `attributes` the truth by clip."""
+    for log_mel, rows in drawn:
+        clips = rows.clip.tolist()
+        captions, truths = words_for(clips), [attributes[clip] for clip in clips]
+        fits, ids = fits_matrix(captions, truths), spoiled(towers.words.encode(captions), towers.words, rng)
+        heard, said = attribute_labels(truths), attribute_labels([named_attributes(text) for text in captions])
+
+        def loss(
+            log_mel: Tensor = log_mel,
+            ids: Tensor = ids,
+            fits: Tensor = fits,
+            heard: dict[str, Tensor] = heard,
+            said: dict[str, Tensor] = said,
+        ) -> Tensor:
             audio, text = towers.embed_audio(log_mel), towers.embed_text(ids)
-            return contrastive_loss(audio, text, towers.log_scale.clamp(max=3.4).exp(), fits)
+            total = contrastive_loss(audio, text, towers.log_scale.clamp(max=3.4).exp(), fits)
+            if prototypes is not None:
+                total = total + PROTOTYPE_WEIGHT * (prototypes.loss(audio, heard) + prototypes.loss(text, said))
+            return total
 
         yield loss
+
+
+def attribute_labels(attributes: list[Attributes]) -> dict[str, Tensor]:
+    """By attribute [B] int64: the index of its value, UNSAID where it is missing."""
+    return {
+        name: torch.tensor([values.index(each[name]) if name in each else UNSAID for each in attributes])
+        for name, values in ATTRIBUTES.items()
+    }
 
 
 def _regression(

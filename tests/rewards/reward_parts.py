@@ -7,19 +7,20 @@ import torch
 from codec.magnitude_codec import MagnitudeCodec, MagnitudeCodecConfig
 from rewards.quality import QualityConfig, QualityNet, save_quality
 from rewards.text_adherence import TwoTowers, TwoTowersConfig, save_text_adherence
-from rewards.towers import AudioTowerConfig
+from rewards.towers import AudioTowerConfig, WideTowerConfig
 from world.attributes import ATTRIBUTES, draw_attributes
 from world.captions import caption
 from world.corpus import Corpus
 
 AUDIO = AudioTowerConfig((8, 12), (2, 2), 3, 0.0)
+WIDE = WideTowerConfig(8, 3, 2, 0.0)
 PITCHES_HZ = {lead: 220.0 * 1.35**i for i, lead in enumerate(ATTRIBUTES["lead"])}
 PULSES_HZ = {"slow": 2.0, "medium": 4.0, "fast": 8.0}
 
 
 def make_text_adherence(directory, seed=0):
     torch.manual_seed(seed)
-    config = TwoTowersConfig(("banjo", "drums", "fast", "no", "slow"), 4, 8, 16, 8, AUDIO)
+    config = TwoTowersConfig(("banjo", "drums", "fast", "no", "slow"), 4, 8, 16, 8, WIDE)
     towers = TwoTowers(config)
     save_text_adherence(directory, towers, config)
     return towers

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rewards.contrast import contrastive_loss
+from rewards.contrast import UNSAID, Prototypes, contrastive_loss
 from rewards.prompt_attributes import compatible, named_attributes
-from rewards.train import fits_matrix, spoiled
+from rewards.train import attribute_labels, fits_matrix, spoiled
 from rewards.words import WordTable, words_of
 from world.attributes import draw_attributes
 from world.captions import caption, prompt
@@ -41,6 +41,30 @@ def test_a_masked_pair_has_no_gradient():
     fits = torch.tensor([[True, True, True], [True, True, True], [True, True, True]])
     contrastive_loss(audio, text, torch.tensor(5.0), fits).backward()
     assert audio.grad.abs().max() == 0.0
+
+
+def test_prototypes_are_a_cross_entropy_per_attribute_that_leaves_out_what_is_unsaid():
+    torch.manual_seed(1)
+    prototypes, embedded = Prototypes(4, {"tempo": 3, "drums": 2}), F.normalize(torch.randn(3, 4), dim=1)
+    labels = {"tempo": torch.tensor([2, UNSAID, 0]), "drums": torch.tensor([UNSAID, 1, UNSAID])}
+    total = 0.0
+    for name, rows in (("tempo", (0, 2)), ("drums", (1,))):
+        classifier = prototypes.classifiers[name]
+        for row in rows:
+            logits = [
+                (10 * embedded[row] @ weight + bias).item()
+                for weight, bias in zip(classifier.weight, classifier.bias, strict=True)
+            ]
+            chance = math.exp(logits[labels[name][row]]) / sum(map(math.exp, logits))
+            total -= math.log(chance) / len(rows) / 2
+    assert prototypes.loss(embedded, labels).item() == pytest.approx(total, abs=1e-5)
+    nothing = {name: torch.full((3,), UNSAID) for name in labels}
+    assert prototypes.loss(embedded, nothing).item() == 0.0
+
+
+def test_attribute_labels_mark_what_is_missing():
+    labels = attribute_labels([{"tempo": "fast"}, {"tempo": "slow", "drums": "none"}])
+    assert labels["tempo"].tolist() == [2, 0] and labels["drums"].tolist() == [UNSAID, 0]
 
 
 def test_every_attribute_named_in_a_generated_caption_is_true():
