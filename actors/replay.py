@@ -31,8 +31,9 @@ from actors import rows as schema
 from actors.records import Rollout, ScoredRollout, TrainingBatch
 from actors.replay_index import ReplayIndex, StoredTask, rebuild, rows_of, stored_task
 from actors.replay_log import LOG, ReplayLog, to_ranges
-from actors.segments import SegmentFolder, sync_directory
+from actors.segments import SegmentFolder
 from cluster.errors import RunFailed
+from cluster.storage import sync
 from rewards.port import ScoreTable
 
 OWNER = "owner.json"
@@ -300,7 +301,7 @@ class ReplayStore:
         fresh = self._directory / f"{OWNER}.{self._token}"
         fresh.write_text(json.dumps({"epoch": self._epoch, "token": self._token, "pid": os.getpid()}))
         os.replace(fresh, self._directory / OWNER)
-        sync_directory(self._directory)
+        sync(self._directory)
 
     def _owned(self) -> bool:
         try:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from cluster.storage import sync
+
 SUFFIX = ".arrows"  # Arrow's name for the IPC stream format
 PATTERN = f"segment_*{SUFFIX}"
 
@@ -40,7 +42,7 @@ class Segment:
         header = schema.serialize().to_pybytes()
         with open(path, "xb") as file:
             _write(file.fileno(), header)
-        sync_directory(path.parent)
+        sync(path.parent)
         return cls(path, schema, len(header))
 
     @classmethod
@@ -171,15 +173,6 @@ def _batches(file: pa.MemoryMappedFile, schema: pa.Schema) -> Iterator[pa.Record
             yield pa.ipc.read_record_batch(pa.ipc.read_message(file), schema)
         except (pa.ArrowException, OSError, EOFError):
             return
-
-
-def sync_directory(directory: Path) -> None:
-    """Makes the names in a directory durable."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write(handle: int, content: bytes) -> None:

@@ -19,12 +19,11 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
@@ -39,9 +38,9 @@ def write_parquet_atomic(path: Path, table: pa.Table) -> None:
     write_atomic(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
-def sync_directory(directory: Path) -> None:
-    """Makes the names in `directory` durable."""
-    handle = os.open(directory, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Makes a file's content, or the names in a directory, durable."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -23,8 +23,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.errors import RunFailed, UserError
+from cluster.errors import UserError
 from cluster.storage import write_parquet_atomic, write_text_atomic
+from configs.command_line import exit_status_of
 from configs.load import load_stored
 from configs.prompts import load_prompts
 from configs.schema import Config
@@ -60,16 +61,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(__doc__)
         return 0 if argv else 2
-    try:
-        options = parse(argv)
-        evaluate_run(options)
-    except (UserError, RunFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status_of(lambda: evaluate_run(parse(argv)), "interrupted: nothing was written")
 
 
 def parse(argv: Sequence[str]) -> Options:

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from cluster.errors import UserError
+from configs.command_line import exit_status_of, parse_settings
 from evaluation.card_figures import SECTIONS, Assets, Figure
-from rewards.train import parse_settings
 from world.tunes import COLLECTIONS
 
 CARD, NUMBERS = "MODEL_CARD.md", "model_card.json"
@@ -55,17 +55,17 @@ class CardSettings:
 
 
 def main(argv: list[str]) -> int:
-    try:
-        settings = parse_settings(argv, CardSettings())
-        if settings.section and settings.section not in SECTIONS:
-            raise UserError(f"section: got {settings.section!r}, allowed {', '.join(SECTIONS)}")
-        torch.set_num_threads(settings.threads)
-        measured = measure(settings.assets, [settings.section] if settings.section else list(SECTIONS))
-        if not settings.section:
-            write_card(settings.assets, measured)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
+    return exit_status_of(lambda: _measure(argv))
+
+
+def _measure(argv: list[str]) -> int:
+    settings = parse_settings(argv, CardSettings())
+    if settings.section and settings.section not in SECTIONS:
+        raise UserError(f"section: got {settings.section!r}, allowed {', '.join(SECTIONS)}")
+    torch.set_num_threads(settings.threads)
+    measured = measure(settings.assets, [settings.section] if settings.section else list(SECTIONS))
+    if not settings.section:
+        write_card(settings.assets, measured)
     failed = [
         f"{section}: {f.name} = {f.value:.3g}" for section, all_ in measured.items() for f in all_ if not f.passes
     ]

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cluster.errors import UserError
 from codec.port import Codec
+from configs.command_line import exit_status_of, parse_settings
 from evaluation.judges import SECOND, SecondTowers, save_second_text_audio
 from evaluation.probes import AttributeProbe, save_attribute_judge
 from evaluation.signal_measures import SpectrumReference, TempoReference, save_measure
 from rewards.bank import VIEWS, Bank, batches
 from rewards.checkpoint import write_training
-from rewards.train import contrast, declared, open_codec, parse_settings, training_bank
+from rewards.train import contrast, declared, open_codec, training_bank
 from rewards.training import Progress, fit
 from rewards.words import WordTable
 from world.attributes import ATTRIBUTES
@@ -106,24 +106,15 @@ def _classification(
 
 def main(argv: list[str]) -> int:
     """Exit status 0, or 2 with one line for input that cannot be used."""
-    try:
-        settings = parse_settings(argv, JudgeSettings())
-        torch.set_num_threads(settings.threads)
-        corpus, codec = Corpus.open(settings.corpus), open_codec(settings.codec)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
+    return exit_status_of(lambda: _train(parse_settings(argv, JudgeSettings())))
+
+
+def _train(s: JudgeSettings) -> None:
+    torch.set_num_threads(s.threads)
+    corpus, codec = Corpus.open(s.corpus), open_codec(s.codec)
     train_judges(
-        corpus,
-        codec,
-        settings.out,
-        settings.steps,
-        settings.seed,
-        settings.batch_size,
-        settings.learning_rate,
-        lambda text: print(text, flush=True),
+        corpus, codec, s.out, s.steps, s.seed, s.batch_size, s.learning_rate, lambda text: print(text, flush=True)
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from pathlib import Path
@@ -32,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cluster.errors import RunFailed, UserError
+from cluster.storage import sync
 from learner.learner import Learner
 from policy.checkpoint import load_policy, save_policy
 
@@ -218,16 +218,16 @@ def _write_manifest(directory: Path, step: int) -> None:
     """Lists every file, after making each durable: what the manifest names is on the disk before the manifest is."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     for folder in [directory, *(path for path in directory.rglob("*") if path.is_dir())]:
-        _fsync(folder)
+        sync(folder)
     for file in files:
-        _fsync(file)
+        sync(file)
     entries = {
         file.relative_to(directory).as_posix(): {"bytes": file.stat().st_size, "sha256": _sha256(file)}
         for file in files
     }
     _write_json(directory / MANIFEST, {"format": _FORMAT, "step": step, "files": entries})
-    _fsync(directory / MANIFEST)
-    _fsync(directory)
+    sync(directory / MANIFEST)
+    sync(directory)
 
 
 def _publish(temporary: Path, target: Path) -> None:
@@ -237,16 +237,8 @@ def _publish(temporary: Path, target: Path) -> None:
     if target.exists():
         target.rename(aside)
     temporary.rename(target)
-    _fsync(target.parent)
+    sync(target.parent)
     _remove(aside)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:

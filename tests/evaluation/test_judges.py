@@ -156,4 +156,4 @@ def test_judges_read_nothing_but_the_judge_split(corpus, tmp_path, monkeypatch):
 
 def test_bad_arguments_end_with_one_line_and_status_2(capsys):
     assert main(["stepps=4"]) == 2
-    assert "stepps=4" in capsys.readouterr().err
+    assert "stepps: unknown key, did you mean steps?" in capsys.readouterr().err

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs.command_line import parse_settings
 from learner import pretrain
-from learner.pretrain import main, parse
+from learner.pretrain import main
 from learner.world_stages import NEEDS, WorldBuilder, WorldSettings, copy_model, write_prompt_lists
 from policy.checkpoint import load_policy
 from world.tokens import _save
@@ -42,7 +43,7 @@ def test_bad_input_is_one_line_and_status_2(words: list[str], told: str, capsys:
 
 
 def test_settings_keep_their_types() -> None:
-    settings = parse(["world=w", "scale=0.5", "threads=1"], WorldSettings)
+    settings = parse_settings(["world=w", "scale=0.5", "threads=1"], WorldSettings())
     assert (settings.world, settings.scale, settings.threads, settings.seed) == ("w", 0.5, 1, 0)
 
 

@@ -116,7 +116,7 @@ def test_a_saved_bank_is_made_again_for_another_key(tmp_path):
     [
         ([], "model: got 'nothing'"),
         (["tempo"], "text_adherence, quality"),
-        (["quality", "step=3"], "step=3: got an unknown setting"),
+        (["quality", "step=3"], "step: unknown key, did you mean steps?"),
         (["quality", "steps=many"], "steps: got 'many'"),
         (["quality", "steps=0"], "steps: got 0"),
         (["quality", "corpus=/nowhere"], "corpus: got /nowhere"),
