@@ -11,6 +11,8 @@
     batch_size=32           clips sampled at once
 
 Writes RUN_DIR/evaluation_final.parquet and RUN_DIR/evaluation_summary.json, and renews RUN_DIR/report.html.
+
+`python -m evaluation.main compare …` compares systems by listeners' ratings (evaluation/compare.py).
 """
 
 from __future__ import annotations
@@ -61,6 +63,10 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(__doc__)
         return 0 if argv else 2
+    if argv[0] == "compare":
+        from evaluation.compare import main as compare
+
+        return compare(argv[1:])
     return exit_status_of(lambda: evaluate_run(parse(argv)), "interrupted: nothing was written")
 
 

@@ -54,9 +54,6 @@ def check_ratings(table: pa.Table, where: str) -> None:
     """Raises UserError naming the first row that is no rating."""
     if not len(table):
         raise UserError(f"ratings: {where} is empty, allowed at least one rating")
-    for name in SCHEMA.names:
-        if table[name].null_count:
-            raise UserError(f"ratings: {where}, column {name}: got a missing value, allowed none")
     for name in ("score_a", "score_b"):
         scores = table[name].to_numpy()
         wrong = np.flatnonzero((scores < LOWEST) | (scores > HIGHEST))

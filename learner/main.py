@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from cluster.errors import RunFailed, UserError
+from configs.command_line import exit_status_of
 from configs.load import load_config
 from configs.reference import usage
 
@@ -19,21 +19,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any(word in ("-h", "--help", "help") for word in words):
         print(usage())
         return 0
-    try:
-        _run(words)
-    except (UserError, RunFailed) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
-        return 130
-    return 0
+    return exit_status_of(lambda: _run(words))
 
 
 def _run(words: Sequence[str]) -> None:
     config = load_config(words)
     from learner.preflight import preflight  # here, so that a wrong key is answered before anything heavy loads
+    from rewards.registry import pin_checkpoints
 
+    pin_checkpoints(config.rewards)
     for note in preflight(config):
         print(note, flush=True)
     from learner.run import run

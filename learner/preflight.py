@@ -17,7 +17,7 @@ from configs.schema import Config
 from learner.model_folder import VOCABULARY, ModelFolder
 from learner.run_folder import RunFolder, nearest_existing
 from rewards.checkpoint import check_checkpoint
-from rewards.registry import check_rewards, find_target
+from rewards.registry import check_rewards, find_target, local_checkpoint
 
 POLICY_KINDS = ("tiny_musiclm",)
 CODEC_KINDS = ("magnitude_codec", "encodec")
@@ -70,6 +70,11 @@ def check_prompts(config: Config) -> None:
 
 def check_models(config: Config) -> tuple[ModelFolder, ModelFolder]:
     """Policy, reference and codec are whole and speak of the same tokens -> the folders of policy and codec."""
+    if not config.policy.checkpoint:
+        raise UserError(
+            "policy.checkpoint: got '', allowed the folder of a policy, such as that of an earlier run: "
+            "runs/NAME/checkpoints/step_300/policy"
+        )
     policy = ModelFolder(config.policy.checkpoint, "policy.checkpoint", POLICY_KINDS, (VOCABULARY,))
     reference_path = config.policy.reference or config.policy.checkpoint
     reference = ModelFolder(reference_path, "policy.reference", POLICY_KINDS, (VOCABULARY,))
@@ -88,7 +93,7 @@ def check_rewards_and_judges(config: Config) -> None:
             find_target(name, reward.target)
         else:
             try:
-                check_checkpoint(reward.checkpoint, name)
+                check_checkpoint(local_checkpoint(reward.checkpoint), name)
             except UserError as error:
                 raise UserError(f"rewards.{name}.checkpoint: {error}") from None
     judges = config.evaluation.judges

@@ -35,7 +35,17 @@ def _quality(directory: str) -> RewardModel:
     return Quality.load(directory)
 
 
-BUILT_IN: dict[str, Callable[[str], RewardModel]] = {"text_adherence": _text_adherence, "quality": _quality}
+def _preference(directory: str) -> RewardModel:
+    from rewards.preference_personal import load_preference
+
+    return load_preference(local_checkpoint(directory))
+
+
+BUILT_IN: dict[str, Callable[[str], RewardModel]] = {
+    "text_adherence": _text_adherence,
+    "quality": _quality,
+    "preference": _preference,
+}
 
 
 class ConfiguredReward:
@@ -63,6 +73,21 @@ def build_rewards(rewards: Mapping[str, RewardConfig]) -> list[RewardModel]:
 def reward_specs(models: list[RewardModel], rewards: Mapping[str, RewardConfig]) -> dict[str, RewardSpec]:
     """What `rewards.mixture.mix` needs, by NAME."""
     return {model.name: RewardSpec(rewards[model.name].weight, model.shift, model.scale) for model in models}
+
+
+def local_checkpoint(text: str) -> str:
+    """The directory that a reward's checkpoint means: `registry:…` names a version of the preference model."""
+    from rewards.preference_registry import resolve_checkpoint  # here: no other reward needs it
+
+    return resolve_checkpoint(text)
+
+
+def pin_checkpoints(rewards: Mapping[str, RewardConfig]) -> None:
+    """Replaces `registry:current` by the version that is current now, for a run keeps its rewards. Raises UserError."""
+    from rewards.preference_registry import pin_checkpoint
+
+    for name, config in rewards.items():
+        config.checkpoint = pin_checkpoint(config.checkpoint, f"rewards.{name}.checkpoint")
 
 
 def check_rewards(rewards: Mapping[str, RewardConfig]) -> None:

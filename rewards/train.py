@@ -1,5 +1,6 @@
 """Trains the embedded reward models.
 
+    python -m rewards.train preference|personal pairs=FILE.parquet [key=value …]   (docs/preference-model.md)
     python -m rewards.train text_adherence|quality [corpus=build/world] [codec=build/tiny/codec] [out=DIR]
                             [steps=N] [batch_size=N] [learning_rate=X] [seed=N] [threads=N]
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 
 from cluster.errors import UserError
 from codec.port import Codec
+from configs.command_line import exit_status_of, parse_settings
 from rewards.bank import NO_CLIP, VIEWS, Bank, batches, build_bank, saved_bank
 from rewards.checkpoint import write_training
 from rewards.contrast import UNSAID, Prototypes, contrastive_loss
@@ -202,20 +204,7 @@ def declared(split: str, bank: Bank, codec: Codec | None, steps: int, batch_size
 TRAINERS: dict[str, Callable[..., None]] = {"text_adherence": train_text_adherence, "quality": train_quality}
 
 
-def parse_settings(arguments: list[str], settings: Any) -> Any:
-    """key=value over a dataclass of str, int and float. Raises UserError in one line."""
-    kinds = {field.name: type(getattr(settings, field.name)) for field in fields(settings)}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in kinds:
-            raise UserError(f"{argument}: got an unknown setting, allowed {', '.join(f'{k}=' for k in kinds)}")
-        try:
-            setattr(settings, key, kinds[key](value))
-        except ValueError:
-            raise UserError(f"{key}: got {value!r}, allowed a {kinds[key].__name__}") from None
-        if kinds[key] in (int, float) and key != "seed" and not getattr(settings, key) > 0:
-            raise UserError(f"{key}: got {value}, allowed a number > 0")
-    return settings
+OF_VOTES = ("preference", "personal")  # learnt from listeners' choices, with settings of their own
 
 
 def open_codec(directory: str) -> Codec | None:
@@ -229,21 +218,22 @@ def open_codec(directory: str) -> Codec | None:
 
 def main(argv: list[str]) -> int:
     """Exit status 0, or 2 with one line for input that cannot be used."""
-    try:
-        if not argv or argv[0] not in TRAINERS:
-            raise UserError(f"model: got {argv[0] if argv else 'nothing'!r}, allowed {', '.join(TRAINERS)}")
-        settings = parse_settings(argv[1:], TrainSettings())
-        torch.set_num_threads(settings.threads)
-        corpus, codec = Corpus.open(settings.corpus), open_codec(settings.codec)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    out = settings.out or f"build/tiny/{argv[0]}"
-    TRAINERS[argv[0]](
-        corpus, codec, out, settings.steps, settings.seed, settings.batch_size, settings.learning_rate, _say
-    )
+    if argv and argv[0] in OF_VOTES:
+        from rewards.preference_command import main as train_of_votes
+
+        return train_of_votes(argv[0], argv[1:])
+    return exit_status_of(lambda: _train(argv))
+
+
+def _train(argv: list[str]) -> None:
+    if not argv or argv[0] not in TRAINERS:
+        allowed = ", ".join((*TRAINERS, *OF_VOTES))
+        raise UserError(f"model: got {argv[0] if argv else 'nothing'!r}, allowed {allowed}")
+    s = parse_settings(argv[1:], TrainSettings())
+    torch.set_num_threads(s.threads)
+    out, corpus, codec = s.out or f"build/tiny/{argv[0]}", Corpus.open(s.corpus), open_codec(s.codec)
+    TRAINERS[argv[0]](corpus, codec, out, s.steps, s.seed, s.batch_size, s.learning_rate, _say)
     _say(f"{argv[0]}: written to {out}")
-    return 0
 
 
 def _say(text: str) -> None:

@@ -1,0 +1,148 @@
+"""The paper's figures from tables: each function reads a CSV file and draws a PNG beside it, and nothing else.
+
+| function | figure of MusicRL | columns of the table |
+|---|---|---|
+| draw_wins | 1: wins, ties and losses | rating_report.wins_table |
+| draw_reward_against_kl | 4 and 5: rewards against KL | curve_table.COLUMNS |
+| draw_accuracy | 6: accuracy of the preference model by ablation | name, votes, accuracy, low, high, kind |
+| draw_over_optimisation | 7 and 8: what falls while a reward is driven up | curve_table.COLUMNS |
+
+Source: MusicRL (arXiv 2402.04229), figures 1 and 4 to 8.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+
+from cluster.storage import write_atomic
+from evaluation.data_table import read_csv
+
+matplotlib.use("Agg")  # files only: no window, no display needed
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+WIN, TIE, LOSS = "#2a9d5c", "#c9c9c9", "#c8553d"
+COLOURS = ("#1b6ca8", "#d1495b", "#2a9d5c", "#8f5fbf", "#e09f3e", "#4d4d4d")
+DPI = 150
+WIDTH_IN = 7.0
+
+
+def draw_wins(table: str | Path, picture: str | Path) -> Path:
+    """One bar a pair of systems: wins, ties, losses; the win rate with its interval at the right."""
+    rows = read_csv(table).to_pylist()
+    figure, axes = plt.subplots(figsize=(WIDTH_IN, 0.9 + 0.42 * len(rows)))
+    for place, row in enumerate(rows):
+        left = 0.0
+        for key, colour in (("win", WIN), ("tie", TIE), ("loss", LOSS)):
+            share = 100 * row[key]
+            axes.barh(place, share, left=left, color=colour, label=key if place == 0 else None, height=0.7)
+            if share >= 6:
+                axes.text(left + share / 2, place, f"{share:.0f}", ha="center", va="center", fontsize=8)
+            left += share
+        axes.text(102, place, _win_rate(row), va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [f"{row['system']} : {row['other']}" for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 128)
+    axes.set_xticks(range(0, 101, 20))
+    axes.spines["bottom"].set_bounds(0, 100)
+    axes.set_xlabel("per cent of the ratings; at the right, wins / (wins + losses)", fontsize=8)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False, fontsize=8)
+    return _save(figure, picture)
+
+
+def draw_reward_against_kl(table: str | Path, picture: str | Path) -> Path:
+    """A panel a judge, a curve a system: mean score with its interval against the KL from the reference."""
+    return _draw_judges(read_csv(table), picture, "kl_clip", "KL from the reference, nats a clip")
+
+
+def draw_over_optimisation(table: str | Path, picture: str | Path) -> Path:
+    """A panel a judge over learner steps; a judge that the run trained on is marked as such."""
+    return _draw_judges(read_csv(table), picture, "learner_step", "learner step")
+
+
+def draw_accuracy(table: str | Path, picture: str | Path) -> Path:
+    """Accuracy over votes seen, a curve a variant of the model (kind "model"); simple rules and the best accuracy
+    possible (kind "rule") as dashed lines."""
+    rows = read_csv(table).to_pylist()
+    figure, axes = plt.subplots(figsize=(WIDTH_IN, 4.0))
+    models = _names(rows, "name", lambda row: row["kind"] == "model")
+    for colour, name in zip(_colours(len(models)), models, strict=True):
+        curve = sorted((row for row in rows if row["name"] == name), key=lambda row: row["votes"])
+        x, y, low, high = _columns(curve, ("votes", "accuracy", "low", "high"))
+        axes.plot(x, 100 * y, marker="o", markersize=3, color=colour, label=name)
+        axes.fill_between(x, 100 * low, 100 * high, color=colour, alpha=0.12, linewidth=0)
+    for row in (row for row in rows if row["kind"] == "rule"):
+        axes.axhline(100 * row["accuracy"], linestyle="--", linewidth=1, color="#777777")
+        axes.annotate(
+            row["name"], (1, 100 * row["accuracy"]), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        ).set_fontsize(7)
+    axes.set_xlabel("votes learnt from", fontsize=8)
+    axes.set_ylabel("held-out accuracy, per cent", fontsize=8)
+    axes.legend(frameon=False, fontsize=8)
+    return _save(figure, picture)
+
+
+def _win_rate(row: dict[str, Any]) -> str:
+    rate, low, high = (row[key] for key in ("win_rate", "win_rate_low", "win_rate_high"))
+    if rate is None or not np.isfinite(rate):
+        return "ties only"
+    return f"{100 * rate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _draw_judges(table: pa.Table, picture: str | Path, x_column: str, x_label: str) -> Path:
+    rows = table.to_pylist()
+    judges = _names(rows, "judge")
+    systems = _names(rows, "system")
+    across = min(3, len(judges))
+    down = -(-len(judges) // across)
+    figure, grid = plt.subplots(down, across, figsize=(2.9 * across, 2.5 * down), squeeze=False)
+    for axes, judge in zip(grid.flat, judges, strict=False):
+        for colour, system in zip(_colours(len(systems)), systems, strict=True):
+            curve = [row for row in rows if row["judge"] == judge and row["system"] == system]
+            _curve(axes, curve, x_column, colour, system)
+        trained = _names(rows, "system", lambda row, judge=judge: row["judge"] == judge and row["in_reward"])
+        axes.set_title(judge + (f"\ntrained on by {', '.join(trained)}" if trained else "\nheld out"), fontsize=8)
+        axes.set_xlabel(x_label, fontsize=7)
+        axes.tick_params(labelsize=7)
+    for axes in list(grid.flat)[len(judges) :]:
+        axes.set_axis_off()
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=8)
+    return _save(figure, picture)
+
+
+def _curve(axes: Axes, rows: list[dict[str, Any]], x_column: str, colour: str, label: str) -> None:
+    if not rows:
+        axes.plot([], [], color=colour, label=label)  # keeps the legend the same in every panel
+        return
+    ordered = sorted(rows, key=lambda row: row["learner_step"])
+    x, y, low, high = _columns(ordered, (x_column, "mean", "low", "high"))
+    axes.plot(x, y, marker="o", markersize=3, color=colour, label=label)
+    axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+
+
+def _columns(rows: list[dict[str, Any]], names: tuple[str, ...]) -> list[np.ndarray]:
+    return [np.array([np.nan if row[name] is None else row[name] for row in rows], np.float64) for name in names]
+
+
+def _names(rows: list[dict[str, Any]], column: str, keep=lambda row: True) -> list[str]:
+    """Different values in order of first appearance."""
+    return list(dict.fromkeys(row[column] for row in rows if keep(row)))
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def _save(figure: Figure, picture: str | Path) -> Path:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    write_atomic(Path(picture), lambda path: figure.savefig(path, dpi=DPI, bbox_inches="tight", format="png"))
+    plt.close(figure)
+    return Path(picture)

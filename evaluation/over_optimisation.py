@@ -1,0 +1,278 @@
+"""Is a run exploiting its learned reward? Rules over the history of its evaluations, and which checkpoint to keep.
+
+Every evaluation scores the same prompts with the same noise, so all changes are paired over prompts: a change is the
+mean over prompts of differences, its standard error (SE) the deviation of those differences / sqrt(prompts). Scores are
+taken in standard deviations between the clips of the first evaluation (sd). What guards a run is never trained on:
+
+    guard "second preference model"   learnt from other listeners than the reward
+    guard "held-out judges"           the mean over all other held-out judges of a prompt's scores
+
+An alarm rings at an evaluation where one of these holds there and at the evaluation before it (`consecutive` in a row):
+
+    falls       a guard lies below its best evaluation so far by more than `falls_se` SE and more than `falls_sd` sd
+                (`judges_sd` for the held-out judges, which need not like all that listeners like), while the training
+                reward lies above what it was at that best evaluation
+    parts       over the last `window` evaluations the training reward rises by more than `rises_se` SE of its slope,
+                and the slope + 1 SE of the second preference model (without one: of the judges) stays below `follow`
+                times the reward's slope: it no longer follows
+    narrows     clips of one prompt lie less than `diversity` times as far apart as at the first evaluation
+    far         the policy is more than `kl_clip` nats a clip from its reference
+
+Source: the turn of a held-out score against a proxy reward that still rises, Gao et al., Scaling Laws for Reward Model
+Overoptimization, 2022, figure 1; MusicRL figures 7 and 8. The rules and their numbers are our choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from evaluation.frontier import kl_at
+from evaluation.score_rows import MIXTURE, judges_of, score_matrix, steps_of
+
+SECOND_PREFERENCE = "second_preference"  # judge name of the preference model that learnt from other listeners
+DIVERSITY = "diversity"  # judge name of the mean distance between several clips of one prompt
+GUARD_SECOND, GUARD_JUDGES = "second preference model", "held-out judges"
+
+
+@dataclass(frozen=True)
+class AlarmRules:
+    """The numbers of the rules above. Infinite `kl_clip` and zero `diversity` switch a rule off."""
+
+    falls_se: float = 2.5
+    falls_sd: float = 0.1
+    judges_sd: float = 0.3
+    rises_se: float = 2.0
+    follow: float = 0.25
+    window: int = 3
+    consecutive: int = 2
+    diversity: float = 0.25
+    kl_clip: float = float("inf")
+
+
+@dataclass(frozen=True)
+class History:
+    """E evaluations of one run over P prompts, in order. Scores [E, P] raw; NaN where a prompt has none."""
+
+    steps: np.ndarray  # [E] int64 learner steps
+    reward: np.ndarray  # [E, P] what the run trains on, the mixture
+    judges: dict[str, np.ndarray]  # held out -> [E, P]
+    kl_clip: np.ndarray  # [E] nats a clip
+    diversity: np.ndarray | None = None  # [E]; None where it was not measured
+
+    def until(self, evaluations: int) -> History:
+        """The first so many evaluations: what was known then."""
+        return History(
+            self.steps[:evaluations],
+            self.reward[:evaluations],
+            {name: scores[:evaluations] for name, scores in self.judges.items()},
+            self.kl_clip[:evaluations],
+            None if self.diversity is None else self.diversity[:evaluations],
+        )
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A rule that holds."""
+
+    learner_step: int
+    rule: str  # falls, parts, narrows, far
+    guard: str  # whose word it is; "" for narrows and far
+    text: str  # one line with the numbers
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The checkpoint to keep."""
+
+    learner_step: int
+    why: str
+    alarms: tuple[Alarm, ...] = field(default=())
+
+
+def history_of(
+    rows: pa.Table, metric_steps: np.ndarray, kl_clip: np.ndarray, unweighted: Sequence[str] = ()
+) -> History:
+    """From a run's evaluation rows (score_rows.SCHEMA) and its metrics columns.
+
+    `unweighted`: rewards of weight 0, which are recorded and not trained on: they guard, too. Judges that miss an
+    evaluation are left out; the training reward must be there. Raises ValueError where it is not.
+    """
+    steps = steps_of(rows)
+    every = {name: _by_step(rows, steps, name) for name in (MIXTURE, *judges_of(rows, in_reward=False), *unweighted)}
+    whole = {name: scores for name, scores in every.items() if scores is not None}
+    if MIXTURE not in whole:
+        raise ValueError(f"no evaluation has the training reward {MIXTURE!r}")
+    apart = whole.pop(DIVERSITY, None)
+    return History(
+        np.array(steps, np.int64),
+        whole.pop(MIXTURE),
+        whole,
+        np.array([kl_at(step, metric_steps, kl_clip) for step in steps]),
+        None if apart is None else np.nanmean(apart, axis=1),
+    )
+
+
+def alarms(history: History, rules: AlarmRules | None = None) -> list[Alarm]:
+    """Every alarm, in the order in which it would have rung. Each looks at nothing later than itself."""
+    rules, found = rules or AlarmRules(), []
+    lasting: dict[tuple[str, str], int] = {}
+    for evaluations in range(1, len(history.steps) + 1):
+        holding = {(alarm.rule, alarm.guard): alarm for alarm in _holding(history.until(evaluations), rules)}
+        lasting = {key: lasting.get(key, 0) + 1 for key in holding}
+        found += [alarm for key, alarm in holding.items() if lasting[key] >= rules.consecutive]
+    return found
+
+
+def propose_checkpoint(history: History, kept: Sequence[int], rules: AlarmRules | None = None) -> Proposal:
+    """Which of the checkpoints `kept` (learner steps, each evaluated) to go on with.
+
+    Among those before the first alarm's signs, the earliest whose guards are not worse than the best's by more than one
+    SE: the same worth at less distance from the reference. Raises ValueError where no kept checkpoint was evaluated.
+    """
+    rules = rules or AlarmRules()
+    rung = alarms(history, rules)
+    rows = [row for row, step in enumerate(history.steps) if int(step) in set(kept)]
+    if not rows:
+        raise ValueError(f"checkpoints {list(kept)} were not evaluated, allowed some of {history.steps.tolist()}")
+    trusted = rows if not rung else [row for row in rows if row < _first_sign(history, rung[0], rules)] or rows[:1]
+    guards = guard_scores(history)
+    if not guards:
+        step = int(history.steps[trusted[-1]])
+        return Proposal(step, f"step {step}: the newest without an alarm; nothing held out was measured", tuple(rung))
+    score = np.mean(_complete(list(guards.values())), axis=0)  # [E, P]
+    best = max(trusted, key=lambda row: score[row].mean())
+    chosen = next(row for row in trusted if _change(score, best, row).mean >= -_change(score, best, row).se)
+    return Proposal(int(history.steps[chosen]), _reason(history, score, chosen, best, rung), tuple(rung))
+
+
+def guard_scores(history: History) -> dict[str, np.ndarray]:
+    """Guard -> [E, P] in sd, the second preference model first; NaN for a prompt that none of its judges scores.
+
+    Guards without a judge are left out.
+    """
+    second = history.judges.get(SECOND_PREFERENCE)
+    others = [standardised(scores) for name, scores in history.judges.items() if name != SECOND_PREFERENCE]
+    guards = {} if second is None else {GUARD_SECOND: standardised(second)}
+    if others:
+        stacked = np.stack(others)  # [J, E, P]
+        count = np.isfinite(stacked).sum(0)
+        total = np.where(np.isfinite(stacked), stacked, 0.0).sum(0)
+        guards[GUARD_JUDGES] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return guards
+
+
+def standardised(scores: np.ndarray) -> np.ndarray:
+    """[E, P] raw -> in standard deviations of the first evaluation, about its mean. A prompt that is not scored at
+    every evaluation is left out (NaN) at all, so that its coming and going moves no mean."""
+    whole = np.isfinite(scores).all(0)
+    first = scores[0, whole]
+    sd = first.std(ddof=1) if len(first) > 1 else 0.0
+    return np.where(whole, (scores - first.mean()) / sd, np.nan) if sd > 0 else np.full(scores.shape, np.nan)
+
+
+@dataclass(frozen=True)
+class _Paired:
+    """A mean over prompts and its standard error."""
+
+    mean: float
+    se: float
+
+
+def _holding(history: History, rules: AlarmRules) -> list[Alarm]:
+    """What holds at the last evaluation of `history`, taken alone."""
+    step, reward = int(history.steps[-1]), standardised(history.reward)
+    found = []
+    guards = guard_scores(history)
+    found += [alarm for name, scores in guards.items() if (alarm := _falls(step, name, scores, reward, rules))]
+    found += [
+        alarm for name, scores in list(guards.items())[:1] if (alarm := _parts(step, name, scores, reward, rules))
+    ]
+    if history.diversity is not None and history.diversity[-1] < rules.diversity * history.diversity[0]:
+        share = history.diversity[-1] / history.diversity[0]
+        found.append(Alarm(step, "narrows", "", f"clips of one prompt lie {share:.2f} times as far apart as at first"))
+    if history.kl_clip[-1] > rules.kl_clip:
+        text = f"{history.kl_clip[-1]:.1f} nats a clip from the reference, allowed {rules.kl_clip:g}"
+        found.append(Alarm(step, "far", "", text))
+    return found
+
+
+def _falls(step: int, guard: str, scores: np.ndarray, reward: np.ndarray, rules: AlarmRules) -> Alarm | None:
+    last, means = len(scores) - 1, _means(scores)
+    if not np.isfinite(means).all():
+        return None
+    best = int(np.argmax(means))
+    fall, gain = _change(scores, best, last), _change(reward, best, last)
+    least_sd = rules.falls_sd if guard == GUARD_SECOND else rules.judges_sd
+    if not (fall.mean < -max(rules.falls_se * fall.se, least_sd) and gain.mean > 0):
+        return None
+    text = f"{-fall.mean:.2f} sd ({-fall.mean / fall.se:.1f} SE) below its best, the reward {gain.mean:.2f} sd above"
+    return Alarm(step, "falls", guard, f"{guard}: {text}")
+
+
+def _parts(step: int, guard: str, scores: np.ndarray, reward: np.ndarray, rules: AlarmRules) -> Alarm | None:
+    if len(scores) < rules.window:
+        return None
+    driven, follows = _slope(reward[-rules.window :]), _slope(scores[-rules.window :])
+    rises = driven.mean > rules.rises_se * driven.se
+    if not (rises and follows.mean + follows.se < rules.follow * driven.mean):
+        return None
+    text = f"{follows.mean:+.3f} ± {follows.se:.3f} sd an evaluation, the reward {driven.mean:+.3f} ± {driven.se:.3f}"
+    return Alarm(step, "parts", guard, f"{guard}: {text}, over the last {rules.window}")
+
+
+def _change(scores: np.ndarray, start: int, end: int) -> _Paired:
+    return _paired(scores[end] - scores[start])
+
+
+def _slope(scores: np.ndarray) -> _Paired:
+    """Least-squares slope of each prompt over [W, P] evaluations, an evaluation as unit."""
+    away = np.arange(len(scores)) - (len(scores) - 1) / 2
+    return _paired(away @ scores / (away @ away))
+
+
+def _paired(values: np.ndarray) -> _Paired:
+    """NaN-free prompts only; an SE of infinity below two of them, so that no rule holds."""
+    known = values[np.isfinite(values)]
+    if len(known) < 2:
+        return _Paired(0.0, float("inf"))
+    return _Paired(float(known.mean()), max(float(known.std(ddof=1)) / np.sqrt(len(known)), 1e-12))
+
+
+def _means(scores: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is finite, NaN where nothing is. [N, M] -> [N]."""
+    known = np.isfinite(scores)
+    means = np.where(known, scores, 0.0).sum(1) / np.maximum(known.sum(1), 1)
+    return np.where(known.any(1), means, np.nan)
+
+
+def _first_sign(history: History, alarm: Alarm, rules: AlarmRules) -> int:
+    """Row of the evaluation at which the alarm's rule began to hold."""
+    return int(np.flatnonzero(history.steps == alarm.learner_step)[0]) - (rules.consecutive - 1)
+
+
+def _complete(guards: list[np.ndarray]) -> list[np.ndarray]:
+    """The guards on the prompts that each of them has scored; all of them where they share none."""
+    whole = np.all([np.isfinite(scores).all(0) for scores in guards], axis=0)
+    return [scores[:, whole] for scores in guards] if whole.any() else [_means(scores)[:, None] for scores in guards]
+
+
+def _by_step(rows: pa.Table, steps: list[int], judge: str) -> np.ndarray | None:
+    """[E, P], samples of a prompt averaged; None where an evaluation lacks it or has other prompts."""
+    scores = [score_matrix(rows, step, judge) for step in steps]
+    if len({part.shape for part in scores}) != 1 or not len(scores[0]):
+        return None
+    return np.stack([_means(part) for part in scores])
+
+
+def _reason(history: History, score: np.ndarray, chosen: int, best: int, rung: list[Alarm]) -> str:
+    step, gain = int(history.steps[chosen]), _change(score, 0, chosen)
+    words = f"step {step}: what was held out is {gain.mean:+.2f} ± {gain.se:.2f} sd from the first evaluation"
+    if chosen != best:
+        words += f", not worse than its best at step {int(history.steps[best])} within one SE and closer to the base"
+    if rung:
+        words += f"; later ones are not trusted: at step {rung[0].learner_step} {rung[0].rule}, {rung[0].text}"
+    return words + f"; {history.kl_clip[chosen]:.1f} nats a clip from the reference"

@@ -1,0 +1,81 @@
+// The notice with its three choices, and the way to have everything deleted.
+
+import { $, explain, say } from "./page.js";
+
+export class Consent {
+  #api;
+  #agreed = () => {};
+
+  constructor(api) {
+    this.#api = api;
+    $("consent-form").addEventListener("submit", (event) => this.#submit(event));
+    $("open-consent").addEventListener("click", () => this.#open());
+    $("delete").addEventListener("click", () => this.#delete());
+    $("consent").addEventListener("cancel", (event) => {
+      if (!this.consent) event.preventDefault(); // nothing works before a choice
+    });
+  }
+
+  /** Resolves when there is a choice; asks for it if there is none. */
+  async ensure(session) {
+    this.consent = session.consent;
+    if (this.consent) return;
+    const agreed = new Promise((resolve) => (this.#agreed = resolve));
+    this.#open();
+    await agreed;
+  }
+
+  #open() {
+    const chosen = document.querySelector(`input[name=consent][value=${this.consent ?? "count"}]`);
+    chosen.checked = true;
+    $("consent-title").textContent = this.consent ? "Your answers" : "Before you listen";
+    $("agree").textContent = this.consent ? "Keep this choice" : "Agree and listen";
+    $("delete").hidden = !this.consent;
+    this.#askToDelete(false);
+    this.#complain("");
+    $("consent").showModal();
+    chosen.focus();
+  }
+
+  async #submit(event) {
+    event.preventDefault();
+    const consent = document.querySelector("input[name=consent]:checked").value;
+    try {
+      await this.#api.change("PUT", "/api/consent", { consent });
+    } catch (error) {
+      this.#complain(explain(error));
+      return;
+    }
+    this.consent = consent;
+    $("consent").close();
+    this.#agreed();
+  }
+
+  /** The first press asks, the second does it. */
+  async #delete() {
+    if (!this.asked) {
+      this.#askToDelete(true);
+      return;
+    }
+    try {
+      const done = await this.#api.change("DELETE", "/api/votes");
+      say(`${done.votes + done.ratings} answers were deleted.`);
+    } catch (error) {
+      this.#complain(explain(error));
+      return;
+    }
+    sessionStorage.clear();
+    localStorage.clear();
+    location.reload();
+  }
+
+  #askToDelete(asked) {
+    this.asked = asked;
+    $("delete").textContent = asked ? "Yes, delete everything for good" : "Delete all my answers";
+  }
+
+  #complain(text) {
+    $("consent-problem").textContent = text;
+    $("consent-problem").hidden = !text;
+  }
+}

@@ -1,0 +1,1 @@
+"""The web app: what is answered to whom. Knows nothing of Ray."""
