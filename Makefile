@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: setup run test test-slow lint format bench world card clean
+.PHONY: setup run listen study test test-slow test-web test-api test-postgres lint format bench world card clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -24,11 +24,28 @@ $(VENV)/.stamp: pyproject.toml
 run: setup ## the main job on the embedded default: MusicRL-R, then the report
 	@$(BIN)/python -m learner.main $(ARGS)
 
+listen: setup ## the listening app: two clips of a prompt, which is better? Its address is the last line
+	@$(BIN)/python -m feedback.main $(ARGS)
+
+study: setup ## MusicRL-R, -U, -RU and joint, judged by simulated listeners (at most 90 minutes a seed; resumable)
+	@$(BIN)/python -m feedback.study $(ARGS)
+
 test: setup ## the tests, below 15 minutes on two cores
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-slow: setup ## the longer system tests
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-web: setup ## the listening page in a real browser (Debian: apt-get install chromium)
+	@$(BIN)/python -m pytest -m web $(ARGS)
+
+test-api: setup ## the listening app's interface, searched for server errors and breaches of its schema
+	@$(BIN)/python -m pytest -m api $(ARGS)
+
+test-postgres: setup ## the preference log on a real PostgreSQL, which is installed if it is missing (Debian, root)
+	@$(BIN)/python -m tests.postgres.serve --installed || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >/dev/null; }
+	@$(BIN)/python -m tests.postgres.serve $(BIN)/python -m pytest tests/feedback $(ARGS)
 
 lint: setup ## format, lint, types, import order of the folders
 	@$(BIN)/ruff format --check .

@@ -4,7 +4,7 @@
 |---|---|---|
 | draw_wins | 1: wins, ties and losses | rating_report.wins_table |
 | draw_reward_against_kl | 4 and 5: rewards against KL | curve_table.COLUMNS |
-| draw_accuracy | 6: accuracy of the preference model by ablation | name, votes, accuracy, low, high, kind |
+| draw_accuracy | 6: accuracy of the preference model by ablation | name, kind, accuracy, low, high |
 | draw_over_optimisation | 7 and 8: what falls while a reward is driven up | curve_table.COLUMNS |
 
 Source: MusicRL (arXiv 2402.04229), figures 1 and 4 to 8.
@@ -67,24 +67,24 @@ def draw_over_optimisation(table: str | Path, picture: str | Path) -> Path:
 
 
 def draw_accuracy(table: str | Path, picture: str | Path) -> Path:
-    """Accuracy over votes seen, a curve a variant of the model (kind "model"); simple rules and the best accuracy
-    possible (kind "rule") as dashed lines."""
+    """A point with its interval for each variant of the model (kind "model") and each simple rule (kind "rule"); the
+    best accuracy possible (kind "limit") as a line."""
     rows = read_csv(table).to_pylist()
-    figure, axes = plt.subplots(figsize=(WIDTH_IN, 4.0))
-    models = _names(rows, "name", lambda row: row["kind"] == "model")
-    for colour, name in zip(_colours(len(models)), models, strict=True):
-        curve = sorted((row for row in rows if row["name"] == name), key=lambda row: row["votes"])
-        x, y, low, high = _columns(curve, ("votes", "accuracy", "low", "high"))
-        axes.plot(x, 100 * y, marker="o", markersize=3, color=colour, label=name)
-        axes.fill_between(x, 100 * low, 100 * high, color=colour, alpha=0.12, linewidth=0)
-    for row in (row for row in rows if row["kind"] == "rule"):
-        axes.axhline(100 * row["accuracy"], linestyle="--", linewidth=1, color="#777777")
-        axes.annotate(
-            row["name"], (1, 100 * row["accuracy"]), xycoords=("axes fraction", "data"), ha="right", va="bottom"
-        ).set_fontsize(7)
-    axes.set_xlabel("votes learnt from", fontsize=8)
-    axes.set_ylabel("held-out accuracy, per cent", fontsize=8)
-    axes.legend(frameon=False, fontsize=8)
+    shown = [row for row in rows if row["kind"] != "limit"]
+    figure, axes = plt.subplots(figsize=(WIDTH_IN, 0.9 + 0.36 * len(shown)))
+    for place, row in enumerate(shown):
+        middle, low, high = (100 * row[key] for key in ("accuracy", "low", "high"))
+        colour = COLOURS[0] if row["kind"] == "model" else COLOURS[5]
+        axes.errorbar(middle, place, xerr=[[middle - low], [high - middle]], fmt="o", color=colour, capsize=3)
+    for row in rows:
+        if row["kind"] == "limit":
+            axes.axvspan(100 * row["low"], 100 * row["high"], color=WIN, alpha=0.15, linewidth=0)
+            axes.axvline(100 * row["accuracy"], color=WIN, linewidth=1, label=row["name"])
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=8)
+    axes.axvline(50, color="#777777", linewidth=1, linestyle=":")
+    axes.set_yticks(range(len(shown)), [row["name"] for row in shown], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy on held-out votes, per cent", fontsize=8)
     return _save(figure, picture)
 
 

@@ -206,9 +206,13 @@ def _postgres_engine(url: URL) -> Engine:
     # nothing waits for ever: not for a server, not for a lock, not for a peer that is gone
     settings = "-c lock_timeout=5000 -c statement_timeout=60000"
     arguments = {"connect_timeout": 5, "options": settings, "tcp_user_timeout": 10_000}
-    engine = create_engine(
-        url, connect_args=arguments, pool_size=8, max_overflow=8, pool_timeout=5.0, pool_pre_ping=True
-    )
+    pool = {"pool_size": 8, "max_overflow": 8, "pool_timeout": 5.0, "pool_pre_ping": True}
+    try:
+        engine = create_engine(url, connect_args=arguments, **pool)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"url: got a PostgreSQL URL without its driver ({error.name}): pip install 'musicrl-on-ray[postgres]'"
+        ) from None
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, record: Any) -> None:

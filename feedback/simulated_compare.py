@@ -105,7 +105,7 @@ def heard_table(heard: Mapping[str, Heard], prompts: Sequence[str], parameters: 
 
     tables = []
     for system, clips in heard.items():
-        columns = {"system": [system] * len(clips), "prompt": list(prompts)}
+        columns: dict[str, object] = {"system": [system] * len(clips), "prompt": list(prompts)}
         columns["simulated_utility"] = population_utility(clips, parameters)
         for group in parameters.groups:
             columns[f"simulated_utility_{group.name}"] = group_utility(clips, group, parameters)

@@ -44,23 +44,23 @@ def simulated_ratings(
     worth = {system: utilities(panel, clips) for system, clips in heard.items()}  # [P, L] each
     rng = np.random.default_rng((seed, 4103))
     tables = [
-        _duel_ratings(one, other, worth[one], worth[other], prompts, panel, raters, rng)
+        _duel_ratings((one, other), (worth[one], worth[other]), prompts, panel, raters, seed, rng)
         for one, other in combinations(heard, 2)
     ]
     return pa.concat_tables(tables)
 
 
 def _duel_ratings(
-    one: str,
-    other: str,
-    worth_one: np.ndarray,
-    worth_other: np.ndarray,
+    systems: tuple[str, str],
+    worth: tuple[np.ndarray, np.ndarray],
     prompts: Sequence[str],
     panel: Panel,
     raters: int,
+    seed: int,
     rng: np.random.Generator,
 ) -> pa.Table:
     """The sides change from rating to rating, so that each system is first as often as the other."""
+    (one, other), (worth_one, worth_other) = systems, worth
     names = panel.names
     rows = []
     for number, prompt in enumerate(prompts):
@@ -71,10 +71,10 @@ def _duel_ratings(
         score_a = marks_of(first + panel.first[chosen], panel.parameters, rng)
         score_b = marks_of(second, panel.parameters, rng)
         for place, rater in enumerate(chosen):
-            systems = (other, one) if swapped[place] else (one, other)
-            rating_id = f"simulated-{one}-{other}-{number:04d}-{place}"
+            sides = (other, one) if swapped[place] else (one, other)
+            rating_id = f"simulated-{seed}-{one}-{other}-{number:04d}-{place}"
             marks = (int(score_a[place]), int(score_b[place]))
-            rows.append((rating_id, prompt, *systems, names[rater], ListenerKind.SIMULATED.value, *marks))
+            rows.append((rating_id, prompt, *sides, names[rater], ListenerKind.SIMULATED.value, *marks))
     columns = zip(*rows, strict=True)
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 

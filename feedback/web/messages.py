@@ -103,7 +103,8 @@ StudyState = Literal["open", "waiting", "done"]
 
 
 class StudyOut(Message):
-    """Where the listener is in a study. waiting: all pairs are out with other listeners, or not made yet."""
+    """Where the listener is in a study. open: pairs they may still rate, the present one included. waiting: all of
+    them are out with other listeners, or not made yet."""
 
     state: StudyState
     rated: int

@@ -68,14 +68,14 @@ def _desk(parts: Parts, name: str) -> RatingDesk:
 
 
 async def _standing(parts: Parts, desk: RatingDesk, session: Session, pair_id: str | None) -> StudyOut:
-    standing = desk.standing(session.listener_id)
-    pair = await parts.pair_out(pair_id) if pair_id else None
-    finished = standing.open == 0 and pair is None and desk.is_full and not parts.studio.study_left
-    everything = standing.rated == len(desk) > 0 and not parts.studio.study_left
-    done = pair is None and (finished or everything)
-    waiting = pair is None and standing.open == 0
-    state: StudyState = "done" if done else "waiting" if waiting else "open"
-    return StudyOut(state=state, rated=standing.rated, open=standing.open, pair=pair)
+    """Pairs that are still to be made count as open."""
+    standing, unmade = desk.standing(session.listener_id), parts.studio.study_left
+    if pair_id is not None:
+        pair = await parts.pair_out(pair_id)
+        return StudyOut(state="open", rated=standing.rated, open=max(1, standing.open + unmade), pair=pair)
+    rated_all = standing.rated == len(desk) > 0 and not unmade
+    state: StudyState = "open" if standing.open else "done" if rated_all or (desk.is_full and not unmade) else "waiting"
+    return StudyOut(state=state, rated=standing.rated, open=standing.open + unmade)
 
 
 async def _is_open(parts: Parts, session: Session, offer: Offer, name: str) -> bool:

@@ -54,9 +54,9 @@ def test_figures_are_drawn_from_saved_tables(tmp_path):
 
 def test_accuracy_figure(tmp_path):
     rows = [
-        {"name": "full", "kind": "model", "votes": 1000, "accuracy": 0.55, "low": 0.53, "high": 0.57},
-        {"name": "full", "kind": "model", "votes": 2000, "accuracy": 0.6, "low": 0.58, "high": 0.62},
-        {"name": "best possible", "kind": "rule", "votes": None, "accuracy": 0.69, "low": 0.68, "high": 0.7},
+        {"name": "full", "kind": "model", "accuracy": 0.6, "low": 0.58, "high": 0.62},
+        {"name": "higher quality", "kind": "rule", "accuracy": 0.55, "low": 0.53, "high": 0.57},
+        {"name": "best possible", "kind": "limit", "accuracy": 0.69, "low": 0.68, "high": 0.7},
     ]
     path = write_csv(tmp_path / "accuracy.csv", pa.Table.from_pylist(rows))
     assert draw_accuracy(path, tmp_path / "accuracy.png").read_bytes().startswith(PNG)

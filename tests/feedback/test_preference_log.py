@@ -83,7 +83,8 @@ def test_one_answer_per_listener_and_pair(log: PreferenceLog) -> None:
     fill(log, listeners=("ann", "bob"))
     log.record_vote(vote_of(0))
     log.record_rating(rating_of(0))
-    refused(Reason.CONFLICT, log.record_vote, replace(vote_of(0), vote_id="another"))
+    second = refused(Reason.CONFLICT, log.record_vote, replace(vote_of(0), vote_id="another"))
+    assert str(second) == "pair_id: this listener has answered this pair"
     refused(Reason.CONFLICT, log.record_rating, replace(rating_of(0), rating_id="another"))
     log.record_vote(vote_of(0, "bob"))
     assert log.counts().votes == 2 and log.counts().ratings == 1

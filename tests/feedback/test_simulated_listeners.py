@@ -9,7 +9,7 @@ from feedback.simulated_listeners import ListenerSettings, main, measure_listene
 
 @pytest.fixture(scope="module")
 def measured():
-    return {found.setting: found for found in measure_listeners(ListenerSettings(pairs=160, seed=5))}
+    return {found.setting: found for found in measure_listeners(ListenerSettings(pairs=128, seed=5))}
 
 
 def test_two_listeners_agree_as_often_as_each_setting_says(measured):

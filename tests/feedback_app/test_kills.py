@@ -1,4 +1,4 @@
-"""kill -9 of the app and of its Serve replica, again and again, while votes come in: each acknowledged vote counts once.
+"""kill -9 of the app and of its replica, again and again, while votes come in: each acknowledged vote is there once.
 
 The log is SQLite, or the database of FEEDBACK_TEST_URL (an empty one).
 """

@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 NAMES = ("postgres", "nobody")  # PostgreSQL refuses to run as root: these do it there
 START_S = 60.0
@@ -33,7 +34,8 @@ class PostgresServer:
         programs = find_programs()
         if programs is None:
             raise FileNotFoundError("PostgreSQL is not installed; Debian: apt-get install postgresql")
-        self._programs, self._process = programs, None
+        self._programs = programs
+        self._process: subprocess.Popen[bytes] | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="preference_log_postgres_"))
         self._user = _unprivileged()
         self._password = secrets.token_urlsafe(24)
@@ -81,9 +83,8 @@ class PostgresServer:
         secret = self._folder / "password"
         secret.write_text(self._password)
         if self._user:
-            owner = pwd.getpwnam(self._user["user"])
             for path in (self._folder, secret):
-                os.chown(path, owner.pw_uid, owner.pw_gid)
+                os.chown(path, self._user["user"], self._user["group"])
         words = ["--auth=scram-sha-256", "--username=log", f"--pwfile={secret}", "--encoding=UTF8", "--no-locale"]
         command = [str(self._programs / "initdb"), "-D", str(self._folder / "data"), *words]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", **self._user)
@@ -98,15 +99,15 @@ class PostgresServer:
                 psycopg.connect(self.url, connect_timeout=2).close()
                 return
             except psycopg.OperationalError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
+                if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"PostgreSQL did not start:\n{(self._folder / 'log').read_text()}") from None
                 time.sleep(0.1)
 
 
-def _unprivileged() -> dict[str, str | list[str]]:
+def _unprivileged() -> dict[str, Any]:
     """Arguments of `subprocess` that leave root; none where this is not root."""
     if os.getuid() != 0:
         return {}
-    known = {entry.pw_name for entry in pwd.getpwall()}
-    name = next(name for name in NAMES if name in known)
-    return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
+    known = {entry.pw_name: entry for entry in pwd.getpwall()}
+    entry = next(known[name] for name in NAMES if name in known)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}

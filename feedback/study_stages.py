@@ -1,0 +1,162 @@
+"""The stages of a study, in order, each a command of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cluster.errors import RunFailed
+from cluster.storage import write_parquet_atomic
+from evaluation.main import newest_policy
+from feedback.simulated_compare import CompareSettings, compare_policies
+from feedback.study_ledger import Ledger
+from feedback.study_settings import StudySettings
+
+FEWEST_HEARD = 0.5  # share of each clip that must have been played for a vote to count
+FULL = "full"
+SYSTEMS = ("base", "joint", "R", "U", "RU")  # from the one expected to be worst to the best
+# Variants of the preference model, by name: more words. The paper's crops are 10 s and 3 to 5 s of 20 s.
+VARIANTS = {
+    FULL: "",
+    "no text": "text=false",
+    "half the clip": "crop_s={half}",
+    "fifth of the clip": "crop_s={fifth}",
+    "from scratch": "scratch=true",
+}
+OVER = ("quality alone", "preference, no KL")
+
+
+class Stages:
+    """Everything of one seed but its tables."""
+
+    def __init__(self, settings: StudySettings) -> None:
+        self.settings = settings
+        self.folder = settings.folder
+        self.ledger = Ledger(self.folder, settings)
+
+    def all(self) -> None:
+        """Whatever is not finished. Raises RunFailed."""
+        self.ledger.stage("pairs", self._pairs)
+        names = list(VARIANTS) if self.settings.ablations else [FULL]
+        variants = {f"preference model, {name}": partial(self._preference, name) for name in names}
+        self.ledger.side_by_side(variants, self.settings.jobs)
+        for name, words in self.runs().items():
+            self.ledger.stage(f"run {name}", partial(self._run, name, words))
+        self.ledger.stage("raters", self._raters)
+
+    def runs(self) -> dict[str, Callable[[], list[str]]]:
+        """Name -> the words of its run; functions, because RU needs R's policy, which is there only after R."""
+        recorded = ["rewards.preference.weight=0", self._reward()]
+        runs: dict[str, Callable[[], list[str]]] = {
+            "R": lambda: ["preset=tiny_r", self._base(), *recorded],
+            "U": lambda: ["preset=tiny_u", self._base(), self._reward()],
+            "RU": lambda: ["preset=tiny_ru", f"policy.checkpoint={self.policy('R')}", self._reward()],
+            "joint": lambda: ["preset=tiny_joint", self._base(), self._reward()],
+        }
+        if self.settings.over:
+            quality = ["rewards.text_adherence.weight=0", "rewards.quality.weight=1"]
+            runs |= {
+                OVER[0]: lambda: ["preset=tiny_r", self._base(), *quality, *recorded],
+                OVER[1]: lambda: ["preset=tiny_u", self._base(), self._reward(), "learner.alpha=0"],
+            }
+        return runs
+
+    def policy(self, system: str) -> Path:
+        """The policy that a system plays with. Raises RunFailed where its run has none."""
+        if system == "base":
+            return Path(self.settings.policy)
+        newest = newest_policy(run_folder(self.settings, system))
+        if newest is None:
+            raise RunFailed(f"{system}: no complete checkpoint in {run_folder(self.settings, system)}")
+        return newest[0]
+
+    def _pairs(self) -> None:
+        """The votes, and of them those that count: both clips were heard."""
+        s, everything = self.settings, self.folder / "votes.parquet"
+        words = {
+            "out": everything,
+            "policy": s.pairs_policy or s.policy,
+            "temperature": s.pairs_temperature,
+            "codec": s.codec,
+            "prompts": s.prompts,
+            "pairs": s.pairs,
+            "seconds": s.seconds,
+            "seed": s.seed,
+            "agreement": s.agreement,
+            "workers": s.jobs,
+            "listeners": s.listeners,
+        }
+        self.ledger.command("pairs", ["feedback.simulated_pairs", *(f"{key}={value}" for key, value in words.items())])
+        table = pq.read_table(everything)
+        least = pc.multiply(table["seconds"], FEWEST_HEARD)
+        heard = pc.and_(pc.greater_equal(table["heard_a_s"], least), pc.greater_equal(table["heard_b_s"], least))
+        write_parquet_atomic(counted_votes(s), table.filter(heard))
+
+    def _preference(self, name: str) -> None:
+        s, seconds = self.settings, self.settings.seconds
+        more = VARIANTS[name].format(half=seconds / 2, fifth=seconds / 5).split()
+        registry = [f"registry={self.folder / 'registry'}"] if name == FULL else ["registry=none"]
+        words = [
+            *("rewards.train", "preference"),
+            *(f"pairs={counted_votes(s)}", f"policy={s.policy}", f"out={model_folder(s, name)}", f"seed={s.seed}"),
+            *(*registry, "workers=0", "threads=1", *more, *s.preference_words.split()),
+        ]
+        self.ledger.command(f"preference {name}", words)
+
+    def _run(self, name: str, words: Callable[[], Sequence[str]]) -> None:
+        """Begins, or goes on from the newest complete checkpoint."""
+        place, s = run_folder(self.settings, name), self.settings
+        if any(place.glob("checkpoints/step_*/manifest.json")):
+            self.ledger.command(f"run {name}", ["learner.main", f"run.resume={place}"])
+            return
+        shutil.rmtree(place, ignore_errors=True)  # stopped before its first checkpoint
+        common = [f"run.dir={place}", f"run.seed={s.seed}", f"codec.checkpoint={s.codec}", "metrics.progress=lines"]
+        prompts = [f"prompts.train={s.prompts}", f"prompts.eval={s.eval_prompts}"]
+        self.ledger.command(f"run {name}", ["learner.main", *words(), *common, *prompts, *s.run_words.split()])
+
+    def _raters(self) -> None:
+        s = self.settings
+        chosen = CompareSettings(
+            prompts=s.eval_prompts,
+            skip=s.skip,
+            n=s.n,
+            raters=s.raters,
+            seconds=s.seconds,
+            seed=s.seed,
+            codec=s.codec,
+            out=str(raters_folder(s)),
+            listeners=s.listeners,
+        )
+        compare_policies({system: self.policy(system) for system in SYSTEMS}, chosen)
+
+    def _base(self) -> str:
+        return f"policy.checkpoint={self.settings.policy}"
+
+    def _reward(self) -> str:
+        """The version that passed the gate, or the model as it is where no gate is asked for."""
+        s = self.settings
+        place = f"registry:{self.folder / 'registry'}@current" if s.gate else str(model_folder(s, FULL))
+        return f"rewards.preference.checkpoint={place}"
+
+
+def counted_votes(settings: StudySettings) -> Path:
+    """Votes of pairs of which both clips were heard."""
+    return settings.folder / "votes_heard.parquet"
+
+
+def model_folder(settings: StudySettings, variant: str) -> Path:
+    return settings.folder / "preference" / variant.replace(" ", "_")
+
+
+def run_folder(settings: StudySettings, run: str) -> Path:
+    return settings.folder / "runs" / run.replace(", ", "_").replace(" ", "_")
+
+
+def raters_folder(settings: StudySettings) -> Path:
+    """ratings.parquet and heard.parquet."""
+    return settings.folder / "raters"
