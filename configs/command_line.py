@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from configs.errors import UserError
 
 Settings = TypeVar("Settings")
-MAY_BE_ZERO = ("seed", "warmup_steps", "weight_decay", "caption_dropout", "dropout")
+MAY_BE_ZERO = ("seed", "warmup_steps", "weight_decay", "caption_dropout", "dropout", "min_heard_s")
 SHARES = ("caption_dropout", "dropout")
 
 

@@ -19,7 +19,7 @@ COLUMNS = pa.schema(
         ("learner_step", pa.int64()),
         ("kl_clip", pa.float64()),  # nats a training clip, from the run's own reference
         ("judge", pa.string()),
-        ("in_reward", pa.bool_()),
+        ("in_reward", pa.bool_()),  # the run trains on it: a reward of weight 0 is only recorded
         ("mean", pa.float64()),  # over the evaluation prompts, raw units
         ("low", pa.float64()),  # ends of its 95 % interval
         ("high", pa.float64()),
@@ -38,8 +38,10 @@ def run_curve(system: str, folder: str | Path, resamples: int = 2000) -> pa.Tabl
     run = read_run(folder)
     kl = run.column("kl_clip")
     rows = []
-    for in_reward in (True, False):
-        for judge in judges_of(run.rows, in_reward=in_reward):
+    recorded = {name for name, entry in (run.config.get("rewards") or {}).items() if entry.get("weight") == 0}
+    for scored in (True, False):
+        for judge in judges_of(run.rows, in_reward=scored):
+            in_reward = scored and judge not in recorded
             for step in steps_of(run.rows):
                 scores = prompt_means(score_matrix(run.rows, step, judge))
                 if not len(scores):

@@ -62,7 +62,7 @@ def draw_reward_against_kl(table: str | Path, picture: str | Path) -> Path:
 
 
 def draw_over_optimisation(table: str | Path, picture: str | Path) -> Path:
-    """A panel a judge over learner steps; a judge that the run trained on is marked as such."""
+    """A panel a judge over learner steps."""
     return _draw_judges(read_csv(table), picture, "learner_step", "learner step")
 
 
@@ -106,14 +106,16 @@ def _draw_judges(table: pa.Table, picture: str | Path, x_column: str, x_label: s
         for colour, system in zip(_colours(len(systems)), systems, strict=True):
             curve = [row for row in rows if row["judge"] == judge and row["system"] == system]
             _curve(axes, curve, x_column, colour, system)
-        trained = _names(rows, "system", lambda row, judge=judge: row["judge"] == judge and row["in_reward"])
-        axes.set_title(judge + (f"\ntrained on by {', '.join(trained)}" if trained else "\nheld out"), fontsize=8)
+        axes.set_title(judge, fontsize=8)
         axes.set_xlabel(x_label, fontsize=7)
         axes.tick_params(labelsize=7)
     for axes in list(grid.flat)[len(judges) :]:
         axes.set_axis_off()
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=8)
+    note = "solid: the run trains on it; dashed: it does not"
+    figure.legend(
+        handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=8, title=note
+    ).get_title().set_fontsize(8)
     return _save(figure, picture)
 
 
@@ -123,7 +125,8 @@ def _curve(axes: Axes, rows: list[dict[str, Any]], x_column: str, colour: str, l
         return
     ordered = sorted(rows, key=lambda row: row["learner_step"])
     x, y, low, high = _columns(ordered, (x_column, "mean", "low", "high"))
-    axes.plot(x, y, marker="o", markersize=3, color=colour, label=label)
+    style = "-" if ordered[0]["in_reward"] else "--"
+    axes.plot(x, y, style, marker="o", markersize=3, color=colour, label=label)
     axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
@@ -131,9 +134,9 @@ def _columns(rows: list[dict[str, Any]], names: tuple[str, ...]) -> list[np.ndar
     return [np.array([np.nan if row[name] is None else row[name] for row in rows], np.float64) for name in names]
 
 
-def _names(rows: list[dict[str, Any]], column: str, keep=lambda row: True) -> list[str]:
+def _names(rows: list[dict[str, Any]], column: str) -> list[str]:
     """Different values in order of first appearance."""
-    return list(dict.fromkeys(row[column] for row in rows if keep(row)))
+    return list(dict.fromkeys(row[column] for row in rows))
 
 
 def _colours(count: int) -> list[str]:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from cluster.storage import write_text_atomic
 from evaluation.data_table import read_csv
 from evaluation.rating_report import write_standings
-from evaluation.ratings import Standings, compare_systems
+from evaluation.ratings import Standings, SystemDuel, compare_systems
 from feedback.study_stages import FULL, SYSTEMS
 
 MARGIN = 0.02  # of the preference model below the best accuracy possible
@@ -32,6 +32,7 @@ def write_summary(out: Path) -> Path:
         "stated before the runs. Made by `python -m feedback.study`; everything is drawn from the CSV files here.",
         "",
         *_standings_lines(standings, len(seeds)),
+        *_hidden_lines({seed.name: read_csv(seed / "hidden.csv").to_pylist() for seed in seeds}),
         *_accuracy_lines(tables),
         *_orderings(by_seed, tables),
         *[line for seed in seeds for line in _figures(seed)],
@@ -75,7 +76,7 @@ def _model_orderings(rows: dict[str, dict[str, Any]]) -> dict[str, bool]:
 def _standings_lines(standings: Standings, seeds: int) -> list[str]:
     pairs = [
         f"| {d.system} : {d.other} | {100 * d.win.value:.1f} | {100 * d.tie.value:.1f} | {100 * d.loss.value:.1f} | "
-        f"{100 * d.win_rate.value:.0f} % [{100 * d.win_rate.low:.0f}, {100 * d.win_rate.high:.0f}] | {d.p_holm:.2g} |"
+        f"{_rate(d)} | {d.p_holm:.2g} |"
         for d in standings.duels
     ]
     marks = [
@@ -99,6 +100,27 @@ def _standings_lines(standings: Standings, seeds: int) -> list[str]:
         "![Wins, ties and losses](wins.png)",
         "",
     ]
+
+
+def _rate(duel: SystemDuel) -> str:
+    rate = duel.win_rate
+    if rate.value != rate.value:  # NaN
+        return "ties only"
+    return f"{100 * rate.value:.0f} % [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
+
+
+def _hidden_lines(tables: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What the simulated listeners really think of the raters' clips: gains over the base, in their units."""
+    lines = ["## Hidden utility of the raters' clips: gain over the base, paired by prompt", ""]
+    lines += [f"| | {' | '.join(tables)} |", "|---" * (1 + len(tables)) + "|"]
+    names = [(row["measure"], row["system"]) for row in next(iter(tables.values())) if row["system"] != "base"]
+    for measure, system in names:
+        found = [
+            row for rows in tables.values() for row in rows if (row["measure"], row["system"]) == (measure, system)
+        ]
+        cells = [f"{row['gain']:+.2f} [{row['gain_low']:+.2f}, {row['gain_high']:+.2f}]" for row in found]
+        lines.append(f"| {measure}, {system} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def _accuracy_lines(tables: dict[str, list[dict[str, Any]]]) -> list[str]:

@@ -16,11 +16,13 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def write_run(folder, steps=(0, 10, 20), unscored=""):
     folder.mkdir()
+    (folder / "config.yaml").write_text("rewards: {quality: {weight: 0.0}, preference: {weight: 1.0}}\n")
     for step in steps:
         scores = {"reward": np.array([step, step + 2.0]), "tempo": np.array([0.5, np.nan])}
+        scores |= {"quality": np.full(2, 3.0), "preference": np.zeros(2)}
         if unscored and step == 0:
             scores[unscored] = np.full(2, np.nan)
-        append_rows(folder, rows_table(step, [0, 1], ["p", "q"], [1, 2], scores, ["reward"]))
+        append_rows(folder, rows_table(step, [0, 1], ["p", "q"], [1, 2], scores, ["reward", "quality", "preference"]))
     metrics = pa.table({"learner_step": np.arange(1, 21), "kl_clip": np.arange(1, 21) * 1.0})
     pq.write_table(metrics, folder / "metrics.parquet")
     return folder
@@ -30,11 +32,13 @@ def test_curve_table_of_two_runs(tmp_path):
     table = curve_table({"R": write_run(tmp_path / "r"), "U": write_run(tmp_path / "u", (0, 10))}, resamples=50)
     assert table.schema == COLUMNS
     rows = {(r["system"], r["learner_step"], r["judge"]): r for r in table.to_pylist()}
-    assert len(rows) == 10
+    assert len(rows) == 20
     last = rows["R", 20, "reward"]
     assert (last["mean"], last["prompts"], last["in_reward"]) == (21.0, 2, True)
     assert last["kl_clip"] == np.mean(np.arange(11, 21))  # the mean of the ten steps up to it
     assert rows["R", 0, "reward"]["kl_clip"] == 0.0
+    assert rows["R", 20, "preference"]["in_reward"] and not rows["R", 20, "tempo"]["in_reward"]
+    assert not rows["R", 20, "quality"]["in_reward"]  # recorded with weight 0: the run does not train on it
     assert (rows["U", 10, "tempo"]["mean"], rows["U", 10, "tempo"]["prompts"]) == (0.5, 1)
     assert best_step(table, "R", "reward") == 20
 
