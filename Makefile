@@ -19,6 +19,7 @@ $(VENV)/.stamp: pyproject.toml
 	@echo "installing (a few minutes, about 2 GB) …"
 	@$(BIN)/python -m pip install --quiet --editable ".[dev]" $(PIP_ARGS)
 	@$(BIN)/python -c 'from codec.torchaudio_guard import import_torchaudio; import_torchaudio(); import encodec, ray'
+	@$(BIN)/python -m policy.compiled
 	@touch $@
 
 run: setup ## the main job on the embedded default: MusicRL-R, then the report

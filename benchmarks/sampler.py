@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from policy.checkpoint import load_policy
+from policy.operations import rotate
 from policy.port import SamplingSettings
 from policy.sampler import Sampler
 from policy.text import default_tokenizer
-from policy.tiny_musiclm import Block, TinyMusicLM, TinyMusicLMConfig, rotate
+from policy.tiny_musiclm import Block, TinyMusicLM, TinyMusicLMConfig
 
 DEFAULTS = {"policy": "", "rounds": "7", "rows": "32,64", "frames": "50,100", "threads": "1,2", "guidance": "1,3"}
 

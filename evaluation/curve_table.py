@@ -49,8 +49,7 @@ def run_curve(system: str, folder: str | Path, resamples: int = 2000) -> pa.Tabl
                 mean = bootstrap_mean(scores, resamples=resamples)
                 far = kl_at(step, run.steps, kl) if kl is not None else float("nan")
                 rows.append((system, step, far, judge, in_reward, mean.value, mean.low, mean.high, len(scores)))
-    columns = list(zip(*rows, strict=True)) if rows else [[] for _ in COLUMNS]
-    return pa.table([pa.array(list(c), f.type) for c, f in zip(columns, COLUMNS, strict=True)], schema=COLUMNS)
+    return pa.Table.from_pylist([dict(zip(COLUMNS.names, row, strict=True)) for row in rows], schema=COLUMNS)
 
 
 def best_step(table: pa.Table, system: str, judge: str) -> int:

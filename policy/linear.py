@@ -1,7 +1,8 @@
-"""Bias-free linear layers that run on oneDNN on a CPU: about twice as fast as torch's own float32 route there.
+"""Bias-free linear layers whose results on a CPU do not hang on how many rows are worked out together.
 
-Torch hands float32 matrix products on a CPU to MKL, which keeps to AVX2 on processors of other makers; oneDNN, which
-is part of the same wheel, uses what the processor has. Numerics are those of float32 either way.
+Forward they run the product that the sampler runs too (policy.compiled.product). Backward they run on oneDNN, which
+comes with torch and is about twice as fast on a CPU as torch's own float32 route: that hands matrix products to MKL,
+which keeps to AVX2 on processors of other makers.
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from policy.compiled.product import pack, product
+from policy.threads import share_rows
+
+LEAST_ROWS = 256  # below it, a thread costs more than it brings
+
 
 class Linear(nn.Linear):
-    """nn.Linear without a bias, on oneDNN where that is possible."""
+    """nn.Linear without a bias, compiled on a CPU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
@@ -25,25 +31,25 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., I], weight [O, I] -> [..., O], differentiable."""
-    if onednn_serves(x, weight):
-        return _OneDnnLinear.apply(x, weight)
-    return F.linear(x, weight)
+    return _Linear.apply(x, weight) if kernels_serve(x, weight) else F.linear(x, weight)
 
 
-def onednn_serves(*tensors: Tensor) -> bool:
-    """Whether these tensors can go the oneDNN way: float32 on a CPU whose torch has it."""
-    return torch.backends.mkldnn.is_available() and all(
-        tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors
-    )
+def kernels_serve(*tensors: Tensor) -> bool:
+    """Whether compiled kernels can take these tensors: float32 on a CPU."""
+    return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
 
 
-class _OneDnnLinear(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
     """y = x W^T;  dx = dy W;  dW = dy^T x: three products of the same form."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight)
+        rows, panels = x.detach().contiguous().view(-1, x.shape[-1]).numpy(), pack(weight.detach().contiguous().numpy())
+        out = x.new_empty(*x.shape[:-1], len(weight))
+        results = out.view(-1, len(weight)).numpy()
+        share_rows(len(rows), LEAST_ROWS, lambda begin, end: product(rows[begin:end], panels, results[begin:end]))
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -56,4 +62,6 @@ class _OneDnnLinear(torch.autograd.Function):
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    if torch.backends.mkldnn.is_available():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return F.linear(x, weight)

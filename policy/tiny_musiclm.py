@@ -21,7 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policy.linear import Linear
+from policy.compiled.attention import MOST_PLACES
+from policy.linear import Linear, linear
+from policy.operations import gelu, norm, self_attention
 from policy.port import Stream
 from policy.text import TextTokenizer
 
@@ -52,6 +54,8 @@ class TinyMusicLM(nn.Module):
 
     def __init__(self, config: TinyMusicLMConfig, tokenizer: TextTokenizer) -> None:
         super().__init__()
+        if len(config.streams) > MOST_PLACES:
+            raise ValueError(f"streams: got {len(config.streams)}, allowed at most {MOST_PLACES}")
         self.config, self.tokenizer = config, tokenizer
         self.streams, self.frame_rate_hz = config.streams, config.frame_rate_hz
         self.trunk = TemporalTrunk(config, tokenizer.size, tokenizer.length)
@@ -121,7 +125,7 @@ class TemporalTrunk(nn.Module):
         turns = torch.view_as_complex(self.turns[: x.shape[1]])
         for block in self.layers:
             x = block(x, turns)
-        return self.norm(x[:, self.text_length :])
+        return norm(x[:, self.text_length :], self.norm.weight)
 
     def _frames(self, codes: Tensor) -> Tensor:
         batch, streams, frames = codes.shape
@@ -171,7 +175,8 @@ class DepthTransformer(nn.Module):
         x = torch.cat([first, self.embed_codes(earlier)], dim=1) + self.embed_place  # [B T, K, D]
         for block in self.layers:
             x = block(x, None)
-        logits = torch.bmm(self.norm(x).transpose(0, 1), self.heads)  # [K, B T, V]
+        normed = norm(x, self.norm.weight).transpose(0, 1).contiguous()  # [K, B T, D]
+        logits = torch.stack([linear(part, head.t()) for part, head in zip(normed, self.heads, strict=True)])
         logits = logits.view(streams, batch, frames, -1).transpose(0, 1)
         return logits if self.outside is None else logits.masked_fill(self.outside[:, None], -torch.inf)
 
@@ -199,44 +204,22 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, turns: Tensor | None) -> Tensor:
         """x [B, S, D], turns complex [S, d/2] or None -> [B, S, D]."""
-        normed = self.norm_attention(x)
-        y = x + self._drop(self.attention_out(self._attend(normed, turns)))
-        if self.norm_hidden is not None:
-            normed = self.norm_hidden(y)
-        return y + self._drop(self.feed_forward(normed))
+        normed = norm(x, self.norm_attention.weight)
+        attended = self._drop(self.attention_out(self._attend(normed, turns)))
+        if self.norm_hidden is None:  # in this order: the sampler looks up what does not hang on other places
+            return x + self._drop(self.feed_forward(normed)) + attended
+        y = x + attended
+        return y + self._drop(self.feed_forward(norm(y, self.norm_hidden.weight)))
 
     def feed_forward(self, normed: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        return self.hidden_out(F.gelu(self.hidden(normed), approximate="tanh"))
+        return self.hidden_out(gelu(self.hidden(normed)))
 
     def _attend(self, normed: Tensor, turns: Tensor | None) -> Tensor:
-        heads = self.qkv(normed).unflatten(-1, (-1, self.head_width))  # [B, S, H + 2 G, d]
-        query_key, value = heads[:, :, : -self.key_heads], heads[:, :, -self.key_heads :]
-        if turns is not None:
-            query_key = rotate(query_key, turns[:, None])
-        query, key = query_key[:, :, : self.heads], query_key[:, :, self.heads :]
-        return causal_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+        return self_attention(self.qkv(normed).unflatten(-1, (-1, self.head_width)), turns, self.heads)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
-
-
-def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """query [B, H, S, d], key and value [B, G, S, d], G a divisor of H -> [B, S, H d]."""
-    shared = query.shape[1] // key.shape[1]
-    if shared > 1:
-        key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
-    attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-    return attended.transpose(1, 2).flatten(-2)
-
-
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Rotary positions: neighbouring pairs of the last dimension, taken as complex numbers, are turned.
-
-    x [..., d], turns complex [..., d/2], broadcast -> [..., d].
-    """
-    pairs = torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * turns).view(x.shape)
 
 
 @lru_cache(maxsize=8)

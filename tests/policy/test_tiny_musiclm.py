@@ -9,9 +9,10 @@ import torch
 from policy_parts import PROMPTS, random_codes, small_policy
 
 from policy.linear import Linear
+from policy.operations import causal_attention, rotate
 from policy.port import Policy
 from policy.text import default_tokenizer
-from policy.tiny_musiclm import TinyMusicLM, TinyMusicLMConfig, causal_attention, rotary_turns, rotate
+from policy.tiny_musiclm import TinyMusicLM, TinyMusicLMConfig, rotary_turns
 
 
 def test_it_is_a_policy() -> None:

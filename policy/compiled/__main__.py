@@ -1,0 +1,30 @@
+"""`python -m policy.compiled`: compiles every kernel for this processor, so that no run waits for it."""
+
+from __future__ import annotations
+
+import torch
+
+from policy.log_probs import gather, log_distribution
+from policy.port import SamplingSettings
+from policy.sampler import Sampler
+from policy.text import default_tokenizer
+from policy.tiny_musiclm import TinyMusicLM, TinyMusicLMConfig
+
+
+def warm_up() -> None:
+    """Samples, and differentiates what was sampled, with a small policy: each kernel is called once."""
+    small = {f"{part}_{size}": n for part in ("temporal", "depth") for size, n in (("width", 32), ("layers", 2))}
+    heads = {f"{part}_heads": 2 for part in ("temporal", "depth")}
+    policy = TinyMusicLM(TinyMusicLMConfig(**small, **heads, temporal_hidden=64, depth_hidden=64), default_tokenizer())
+    text = policy.encode_text(["a slow tune", ""])
+    for scale in (1.0, 3.0):
+        settings = SamplingSettings(guidance_scale=scale)
+        codes, _ = Sampler(policy).sample(text, [0, 1], 3, settings)
+        gather(log_distribution(policy, codes, text, settings), codes).sum().backward()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        policy(codes, text)
+
+
+if __name__ == "__main__":
+    warm_up()

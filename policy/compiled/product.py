@@ -1,0 +1,109 @@
+"""Matrix products y = x W^T on a CPU, at the processor's full speed for any number of rows.
+
+Every y is one chain of fused multiply-adds along the inputs, whatever the shape of the tiles that it is worked out in:
+so one row alone, a batch, and all places of a training sequence get the same bits. Libraries promise no such thing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba.core import types
+
+from policy.compiled.once import compiled
+from policy.compiled.simd import LANES, VECTOR, Floats, array_data, call, intrinsic, splat_of, up, vector_at
+
+# A tile's sums stay in registers: AVX-512 has 32 of 16 numbers; with others, a vector here is several of theirs.
+TILE_ROWS, TILE_VECTORS = (8, 2) if binding.get_host_cpu_features().get("avx512f") else (6, 1)
+TILE_COLUMNS = TILE_VECTORS * LANES
+ROWS_AT_ONCE = 64  # of x, which then stay in the cache while the weights pass by
+
+
+def pack(weight: Floats) -> Floats:
+    """Weight [O, I] -> panels [O / TILE_COLUMNS, I, TILE_COLUMNS], filled up with zeros."""
+    outputs, inputs = weight.shape
+    panels = np.zeros((up(outputs, TILE_COLUMNS) // TILE_COLUMNS, inputs, TILE_COLUMNS), np.float32)
+    _pack(weight, panels)
+    return panels
+
+
+@compiled
+def _pack(weight: Floats, panels: Floats) -> None:
+    for o in range(weight.shape[0]):
+        panel, column = o // TILE_COLUMNS, o % TILE_COLUMNS
+        for i in range(weight.shape[1]):
+            panels[panel, i, column] = weight[o, i]
+
+
+@compiled
+def product(x: Floats, panels: Floats, out: Floats) -> None:
+    """x [R, I], panels as `pack` makes them of a weight [O, I], out [R, O]."""
+    rows, inputs, outputs = x.shape[0], x.shape[1], out.shape[1]
+    x, panels, out = x.reshape(-1), panels.reshape(-1), out.reshape(-1)
+    edge = np.empty(TILE_ROWS * TILE_COLUMNS, np.float32)
+    for begin in range(0, rows, ROWS_AT_ONCE):
+        end = min(begin + ROWS_AT_ONCE, rows)
+        for column in range(0, outputs, TILE_COLUMNS):
+            whole = column + TILE_COLUMNS <= outputs
+            for row in range(begin, end, TILE_ROWS):
+                last = min(TILE_ROWS, end - row) - 1
+                if whole:
+                    _tile(x, row * inputs, inputs, last, panels, column * inputs, out, row * outputs + column, outputs)
+                    continue
+                _tile(x, row * inputs, inputs, last, panels, column * inputs, edge, 0, TILE_COLUMNS)
+                for r in range(last + 1):
+                    for c in range(outputs - column):
+                        out[(row + r) * outputs + column + c] = edge[r * TILE_COLUMNS + c]
+
+
+@intrinsic
+def _tile(
+    typing: Any, x: Any, at: Any, depth: Any, last: Any, panels: Any, begin: Any, out: Any, to: Any, step: Any
+) -> Any:
+    """TILE_ROWS rows, `depth` numbers each, from x[at] on, by one panel -> out[to], rows `step` apart.
+
+    Only the rows 0, ..., last exist: the last is worked out again in place of those behind it.
+    """
+    index = types.intp
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        _, at, depth, last, _, begin, _, to, step = values
+        source, weights, target = (array_data(context, builder, signature, values, place) for place in (0, 4, 6))
+        number = at.type
+        existing = [ir.Constant(number, row) for row in range(TILE_ROWS)]
+        existing = [builder.select(builder.icmp_signed("<", row, last), row, last) for row in existing]
+        rows = [builder.gep(source, [builder.add(at, builder.mul(row, depth))]) for row in existing]
+        weights = builder.gep(weights, [begin])
+        before, inside = builder.block, builder.append_basic_block("inside")
+        after = builder.append_basic_block("after")
+        builder.branch(inside)
+        builder.position_at_end(inside)
+        k = builder.phi(number)
+        sums = [[builder.phi(VECTOR) for _ in range(TILE_VECTORS)] for _ in rows]
+        first = builder.mul(k, ir.Constant(number, TILE_COLUMNS))
+        panel = [
+            builder.load(vector_at(builder, weights, builder.add(first, ir.Constant(number, v * LANES))), align=4)
+            for v in range(TILE_VECTORS)
+        ]
+        added = []
+        for row, line in zip(rows, sums, strict=True):
+            factor = splat_of(builder, builder.load(builder.gep(row, [k])))
+            added.append([call(builder, "fma", factor, w, s) for w, s in zip(panel, line, strict=True)])
+        following = builder.add(k, ir.Constant(number, 1))
+        k.add_incoming(ir.Constant(number, 0), before)
+        k.add_incoming(following, inside)
+        for line, grown in zip(sums, added, strict=True):
+            for old, new in zip(line, grown, strict=True):
+                old.add_incoming(ir.Constant(VECTOR, [0.0] * LANES), before)
+                old.add_incoming(new, inside)
+        builder.cbranch(builder.icmp_signed("<", following, depth), inside, after)
+        builder.position_at_end(after)
+        for row, line in zip(existing, added, strict=True):
+            for v, result in enumerate(line):
+                place = builder.add(to, builder.add(builder.mul(row, step), ir.Constant(number, v * LANES)))
+                builder.store(result, vector_at(builder, target, place), align=4)
+        return context.get_dummy_value()
+
+    return types.none(x, index, index, index, panels, index, out, index, index), generate
