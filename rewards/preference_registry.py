@@ -70,7 +70,7 @@ class Registry:
             training["settings"],
             training["figures"],
             parent or self.current_version,
-            added=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            added=datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
         )
         self._put(entry)  # last: an entry is there when its model is whole
         return entry
