@@ -124,12 +124,13 @@ async def _prepare_one(client: aiohttp.ClientSession, turns: asyncio.Semaphore) 
 
 async def _pair(client: aiohttp.ClientSession, headers: dict[str, str]) -> tuple[dict[str, Any], str]:
     """A pair and the cookie that says whose it is; waits while the first ones are made."""
-    give_up = time.monotonic() + START_S
+    give_up, method = time.monotonic() + START_S, "POST"
     while time.monotonic() < give_up:
-        async with client.post("/api/pair", json={"prompt": None}, headers=headers) as answer:
+        async with client.request(method, "/api/pair", json={"prompt": None}, headers=headers) as answer:
             state = await answer.json()
             if state.get("state") == "ready":
                 return state["pair"], _cookie(answer)
+        method = "GET"
         await asyncio.sleep(0.2)
     raise RuntimeError("no pair")
 

@@ -14,9 +14,9 @@ from cluster.errors import RunFailed
 from feedback.errors import Reason, Refused
 from feedback.preference_log import PreferenceLog
 from feedback.records import Pair
-from feedback.waiting_line import Stage
 from feedback.takes import MadeClip, Take
 from feedback.threads import LogThreads
+from feedback.waiting_line import Stage
 
 LARGEST_SEED = 2**63
 ATTEMPTS = 3

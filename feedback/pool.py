@@ -36,8 +36,13 @@ class Pool:
         """Fresh pairs to be made."""
         return max(0, self.size - len(self))
 
-    def add(self, pair: Pair) -> None:
-        self._fresh[pair.pair_id] = _Entry(pair)
+    def add(self, pair: Pair, offered_to: str | None = None) -> None:
+        """offered_to: the listener for whom it was made, if there is one."""
+        entry = _Entry(pair)
+        if offered_to is None:
+            self._fresh[pair.pair_id] = entry
+        else:
+            self._offer(entry, offered_to)
 
     def take(self, listener_id: str, prompt: str | None = None) -> Pair | None:
         """A pair that this listener has not had, of `prompt` if one is named; None where there is none.

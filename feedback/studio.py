@@ -24,8 +24,9 @@ from feedback.meter import Meter
 from feedback.pair_writer import Makers, PairWriter, StudyTask
 from feedback.pool import Pool
 from feedback.rating_desk import RatingDesk
-from feedback.waiting_line import Request, Requests
+from feedback.records import Pair
 from feedback.settings import MakerSettings
+from feedback.waiting_line import Request, Requests
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class Studio:
     ) -> None:
         self._makers, self._writer, self._pool, self._settings = makers, writer, pool, settings
         self._suggestions, self._meter, self._rng, self._desk = tuple(suggestions), meter, rng, desk
+        self._suggested = frozenset(suggestions)
         self._study_tasks, self._study_left = list(study_tasks), len(study_tasks)
         self._requests = Requests(settings.deadline_s, settings.queue)
         self._pool_tasks = 0  # under way
@@ -93,7 +95,8 @@ class Studio:
             return last  # asked again, by a page that was loaded anew
         pair = self._pool.take(listener_id, prompt)
         chosen = pair.prompt if pair else prompt or self._rng.choice(self._suggestions)
-        request = self._requests.add(listener_id, chosen, "" if chosen in self._suggestions else listener_id, pair)
+        asked_by = "" if chosen in self._suggested else listener_id
+        request = self._requests.add(listener_id, chosen, prompt, asked_by, pair)
         if pair is not None:
             self._meter.wait_s.observe(0.0)
         self._work.set()
@@ -159,6 +162,10 @@ class Studio:
             await asyncio.wait_for(self._work.wait(), FIRST_PAUSE_S)
 
     async def _serve(self, request: Request) -> None:
+        given = None if request.asked_by else self._pool.take(request.listener_id, request.wanted)
+        if given is not None:  # made for somebody else meanwhile
+            self._finish(request, given)
+            return
         left_s = self._requests.left_s(request)
         if left_s <= 0:
             request.fail(LATE)
@@ -167,9 +174,14 @@ class Studio:
         pair, problem = await self._attempt("own", making, left_s)
         if pair is None:
             request.fail(problem)
-        else:
-            request.finish(pair)
-            self._meter.wait_s.observe(self._requests.age_s(request))
+            return
+        if not request.asked_by:
+            self._pool.add(pair, request.listener_id)
+        self._finish(request, pair)
+
+    def _finish(self, request: Request, pair: Pair) -> None:
+        request.finish(pair)
+        self._meter.wait_s.observe(self._requests.age_s(request))
 
     async def _fill_pool(self) -> None:
         self._pool_tasks += 1

@@ -33,6 +33,7 @@ class Request:
 
     listener_id: str
     prompt: str
+    wanted: str | None  # the prompt, or None if any would do
     asked_by: str  # the listener, for their own words; "" for a suggestion
     asked_at: float
     stage: Stage = Stage.QUEUED
@@ -69,7 +70,7 @@ class Requests:
         """Requests that wait."""
         return len(self._waiting)
 
-    def add(self, listener_id: str, prompt: str, asked_by: str, pair: Pair | None) -> Request:
+    def add(self, listener_id: str, prompt: str, wanted: str | None, asked_by: str, pair: Pair | None) -> Request:
         """Takes the place of the listener's last request. With a pair it is done; else it waits in the line.
 
         Raises Busy when the line is full.
@@ -78,7 +79,7 @@ class Requests:
         if pair is None and len(self._waiting) >= self._longest:
             raise Busy
         self.drop(listener_id)
-        request = self._of[listener_id] = Request(listener_id, prompt, asked_by, self._clock())
+        request = self._of[listener_id] = Request(listener_id, prompt, wanted, asked_by, self._clock())
         if pair is None:
             self._waiting.append(request)
         else:

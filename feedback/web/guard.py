@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from limits import RateLimitItem, parse_many
 from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -48,7 +48,7 @@ class RateLimits:
     """How often each of some keys may do a thing, in memory."""
 
     def __init__(self) -> None:
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def wait_s(self, rates: list[RateLimitItem], key: str) -> int:
         """Counts one more; 0 where it is allowed, else the seconds until it will be."""

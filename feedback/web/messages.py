@@ -33,7 +33,7 @@ class ConsentIn(Message):
 
 
 class AskIn(Message):
-    prompt: Annotated[str, Field(max_length=10_000)] | None = None
+    prompt: Annotated[str, Field(max_length=2000)] | None = None
 
 
 class HeardIn(Message):

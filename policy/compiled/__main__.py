@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from policy.log_probs import gather, log_distribution
@@ -13,9 +15,9 @@ from policy.tiny_musiclm import TinyMusicLM, TinyMusicLMConfig
 
 def warm_up() -> None:
     """Samples, and differentiates what was sampled, with a small policy: each kernel is called once."""
-    small = {f"{part}_{size}": n for part in ("temporal", "depth") for size, n in (("width", 32), ("layers", 2))}
-    heads = {f"{part}_heads": 2 for part in ("temporal", "depth")}
-    policy = TinyMusicLM(TinyMusicLMConfig(**small, **heads, temporal_hidden=64, depth_hidden=64), default_tokenizer())
+    temporal = TinyMusicLMConfig(temporal_width=32, temporal_layers=2, temporal_heads=2, temporal_hidden=64)
+    small = replace(temporal, depth_width=32, depth_layers=2, depth_heads=2, depth_hidden=64)
+    policy = TinyMusicLM(small, default_tokenizer())
     text = policy.encode_text(["a slow tune", ""])
     for scale in (1.0, 3.0):
         settings = SamplingSettings(guidance_scale=scale)

@@ -10,6 +10,22 @@ import torch
 from tests.feedback_app.small_app import SmallApp, audible_world, small_app
 from tests.system.tiny_world import TinyWorld
 
+APART = {"web": "in a browser; `make test-web`", "api": "schemathesis over the API; `make test-api`"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in APART.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests apart run only where their marker is asked for by name."""
+    asked_for = str(config.getoption("markexpr"))
+    left_out = [item for item in items if any(item.get_closest_marker(n) and n not in asked_for for n in APART)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:

@@ -68,6 +68,7 @@ class SmallApp:
     words: list[str]
     clock: Clock = field(default_factory=Clock)
     rng: random.Random | None = None
+    start: bool = True  # False: another server runs it
 
     def __post_init__(self) -> None:
         self.settings: Settings = load_settings(self.words)
@@ -82,10 +83,12 @@ class SmallApp:
             self.settings, self.log, self.makers, key, versions, ADMIN_TOKEN, self.clock, self.rng
         )
         self.client = TestClient(self.app, raise_server_exceptions=False)
-        self.client.__enter__()
+        if self.start:
+            self.client.__enter__()
 
     def close(self) -> None:
-        self.client.__exit__(None, None, None)
+        if self.start:
+            self.client.__exit__(None, None, None)
         self.log.close()
 
     def restarted(self) -> SmallApp:
@@ -171,7 +174,9 @@ def second_policy(world: TinyWorld) -> Path:
     return folder
 
 
-def small_app(folder: Path, world: TinyWorld, rng: random.Random | None = None, **settings: Any) -> SmallApp:
+def small_app(
+    folder: Path, world: TinyWorld, rng: random.Random | None = None, start: bool = True, **settings: Any
+) -> SmallApp:
     """settings: dots written as two underscores."""
     chosen = {
         "policies": f"{GOOD}={world.folder / 'policy'},{OTHER}={second_policy(world)}",
@@ -186,7 +191,7 @@ def small_app(folder: Path, world: TinyWorld, rng: random.Random | None = None, 
         "limits.listeners": "10000/minute",
     }
     chosen |= {name.replace("__", "."): value for name, value in settings.items()}
-    return SmallApp(folder, world, [f"{name}={value}" for name, value in chosen.items()], rng=rng)
+    return SmallApp(folder, world, [f"{name}={value}" for name, value in chosen.items()], rng=rng, start=start)
 
 
 def everything(log: PreferenceLog) -> tuple[list[Any], list[Any], list[Any]]:

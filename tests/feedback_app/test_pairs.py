@@ -166,3 +166,15 @@ def test_nothing_is_made_before_consent(shared: SmallApp) -> None:
     visitor = shared.visitor(consent=None)
     answer = visitor.request("POST", "/api/pair", json={"prompt": None})
     assert answer.status_code == 403 and "consent" in answer.json()["error"]
+
+
+def test_a_pair_made_on_demand_serves_whoever_else_waits_for_any(make_app: Callable[..., SmallApp]) -> None:
+    app = make_app(pool__pairs=1, pool__listeners=3)
+    app.makers.gate.clear()
+    visitors = [app.visitor() for _ in range(3)]
+    for visitor in visitors:
+        assert visitor.request("POST", "/api/pair", json={"prompt": None}).json()["state"] == "queued"
+    app.makers.gate.set()
+    for visitor in visitors:
+        wait_until(lambda: state_of(visitor)["state"] == "ready")  # noqa: B023
+    assert len({state_of(visitor)["pair"]["pair_id"] for visitor in visitors}) == 1

@@ -131,10 +131,10 @@ def test_a_pool_does_not_grow_without_end() -> None:
 def test_requests_wait_in_line() -> None:
     now = [0.0]
     line = Requests(deadline_s=10, longest=2, clock=lambda: now[0])
-    one, other = line.add("ann", "p", "ann", None), line.add("bob", "q", "bob", None)
+    one, other = line.add("ann", "p", "p", "ann", None), line.add("bob", "q", "q", "bob", None)
     assert line.ahead_of(other) == 1
     with pytest.raises(Busy):
-        line.add("cid", "r", "cid", None)
+        line.add("cid", "r", "r", "cid", None)
     line.drop("ann")
     assert line.of("ann") is None and line.ahead_of(other) == 0 and line.next() is other
     now[0] = 11.0
@@ -144,7 +144,7 @@ def test_requests_wait_in_line() -> None:
     other.finish(pair("1"))
     assert (other.stage, other.pair, one.stage) == (Stage.FAILED, None, Stage.QUEUED)
     now[0] = 10_000.0
-    line.add("dan", "s", "", pair("2"))
+    line.add("dan", "s", None, "", pair("2"))
     assert line.of("bob") is None and line.of("dan").stage is Stage.READY  # type: ignore[union-attr]
 
 
