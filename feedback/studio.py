@@ -60,6 +60,7 @@ class Studio:
         self._pool_tasks = 0  # under way
         self._work = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
+        self._closing = False
         self._pause_s = self._paused_until = 0.0  # pause after the last failure; 0: the makers are up
         meter.watch("pool_pairs", "fresh pairs that wait for a listener", lambda: len(pool))
         meter.watch("queue", "own prompts that wait", lambda: len(self._requests))
@@ -79,6 +80,8 @@ class Studio:
         self._main = asyncio.create_task(self._run())
 
     async def close(self) -> None:
+        self._closing = True  # a cancellation that meets a task's end may be lost: the loops look here, too
+        self._work.set()
         if self._main is not None:
             self._main.cancel()
             await asyncio.gather(self._main, return_exceptions=True)
@@ -143,7 +146,7 @@ class Studio:
 
     async def _work_off(self) -> None:
         """One task after the other."""
-        while True:
+        while not self._closing:
             if len(self._requests):
                 await self._serve(self._requests.next())
             elif time.monotonic() < self._paused_until:
@@ -159,7 +162,8 @@ class Studio:
         """Until somebody asks, or for a moment."""
         self._work.clear()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._work.wait(), FIRST_PAUSE_S)
+            async with asyncio.timeout(FIRST_PAUSE_S):
+                await self._work.wait()
 
     async def _serve(self, request: Request) -> None:
         given = None if request.asked_by else self._pool.take(request.listener_id, request.wanted)
@@ -204,7 +208,8 @@ class Studio:
         """-> what was made, or None and why not in words for a listener. A failure must not end the loop."""
         started = time.monotonic()
         try:
-            made = await asyncio.wait_for(making, limit_s or self._settings.deadline_s)
+            async with asyncio.timeout(limit_s or self._settings.deadline_s):
+                made = await making
         except Exception as error:
             self._failed(purpose, error)
             return None, STORE_DOWN if isinstance(error, Unavailable) else DOWN
