@@ -69,16 +69,16 @@ class Sampler:
             got = f"{len(text)} rows, {len(seeds)} seeds, {frames} frames"
             raise ValueError(f"sample: got {got}, allowed one seed a row, 1 to {self.policy.config.max_frames} frames")
         shape = len(text), len(self.policy.streams), frames
-        codes, log_probs = torch.empty(shape, dtype=torch.int64), torch.empty(shape, dtype=torch.float32)
+        codes, log_probs = np.empty(shape, np.int64), np.empty(shape, np.float32)
 
         def work(begin: int, end: int) -> None:
-            with torch.inference_mode():
+            with torch.inference_mode():  # of this thread: a tensor of the caller's mode could not be filled here
                 found = self._sample(text[begin:end], seeds[begin:end], frames, settings)
             for whole, part in zip((codes, log_probs), found, strict=True):
-                whole[begin:end] = torch.from_numpy(part).permute(2, 1, 0)
+                whole[begin:end] = part.transpose(2, 1, 0)
 
         share_rows(len(text), LEAST_ROWS, work)
-        return codes.to(text.device), log_probs.to(text.device)
+        return torch.from_numpy(codes).to(text.device), torch.from_numpy(log_probs).to(text.device)
 
     def _sample(
         self, text: Tensor, seeds: Sequence[int], frames: int, settings: SamplingSettings

@@ -113,6 +113,15 @@ def test_two_threads_draw_the_same() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
+def test_two_threads_draw_in_inference_mode_too() -> None:
+    """Inference mode belongs to the caller's thread, not to those that fill the rows."""
+    policy = small_policy()
+    sampler, text = Sampler(policy), policy.encode_text(PROMPTS * 10)
+    with torch.inference_mode():
+        inside = _sampled_with(2, sampler, text)
+    assert all(torch.equal(a, b) for a, b in zip(inside, _sampled_with(1, sampler, text), strict=True))
+
+
 def _sampled_with(threads: int, sampler: Sampler, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
