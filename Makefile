@@ -38,15 +38,16 @@ test-slow: setup ## the longer system tests
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-web: setup ## the listening page in a real browser (Debian: apt-get install chromium)
-	@$(BIN)/python -m pytest -m web $(ARGS)
+	@$(BIN)/python -m pytest tests/feedback_app/test_web.py -m web $(ARGS)
 
 test-api: setup ## the listening app's interface, searched for server errors and breaches of its schema
-	@$(BIN)/python -m pytest -m api $(ARGS)
+	@$(BIN)/python -m pytest tests/feedback_app/test_api.py -m api $(ARGS)
 
 test-postgres: setup ## the preference log on a real PostgreSQL, which is installed if it is missing (Debian, root)
 	@$(BIN)/python -m tests.postgres.serve --installed || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >/dev/null; }
-	@$(BIN)/python -m tests.postgres.serve $(BIN)/python -m pytest tests/feedback -k "postgres or crash" $(ARGS)
+	@$(BIN)/python -m tests.postgres.serve $(BIN)/python -m pytest tests/feedback tests/feedback_app/test_kills.py \
+	  -m "slow or not slow" -k "postgres or crash" $(ARGS)
 
 lint: setup ## format, lint, types, import order of the folders
 	@$(BIN)/ruff format --check .

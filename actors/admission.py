@@ -50,6 +50,11 @@ class Admission:
         self._available: dict[int, Outstanding] = {}
 
     @property
+    def bound(self) -> int:
+        """Largest staleness, in versions."""
+        return self._bound
+
+    @property
     def rows_in_flight(self) -> int:
         return sum(task.rows for task in self._in_flight.values())
 

@@ -12,28 +12,27 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import numpy as np
+import psutil
+
+from benchmarks.listening_app import NO_LIMITS, cpu_seconds, listening_app
 
 PORT = 18765
-OPEN = "1000000/minute"
 START_S = 300.0
 PREPARED_AT_ONCE = 12
 SETTLE_S = 2.0
 SETTINGS = [
-    f"port={PORT}",
     "heard.share=0",
     "heard.at_least_s=0",
     "pool.listeners=1000000",
     "pool.pairs=4",
-    *(f"limits.{name}={OPEN}" for name in ("votes", "prompts", "requests", "listeners")),
+    *NO_LIMITS,
 ]
 CHUNK_BYTES = 64 * 1024
 
@@ -56,49 +55,34 @@ def main(arguments: list[str]) -> None:
     given = dict(argument.partition("=")[::2] for argument in arguments)
     rates = [float(rate) for rate in given.pop("rates", "60,100").split(",")]
     seconds, clips = float(given.pop("seconds", "10")), float(given.pop("clips", "20"))
-    with tempfile.TemporaryDirectory(prefix="votes") as folder:
-        words = [*SETTINGS, f"log.dir={folder}/log", *(f"{key}={value}" for key, value in given.items())]
-        app = subprocess.Popen([sys.executable, "-m", "feedback.main", *words], stdout=subprocess.PIPE, text=True)
-        try:
-            await_page(app)
-            asyncio.run(measure(rates, seconds, clips))
-        finally:
-            app.terminate()
-            app.wait(timeout=60)
+    with listening_app(PORT, [*SETTINGS, *(f"{key}={value}" for key, value in given.items())]) as app:
+        asyncio.run(measure(app, rates, seconds, clips))
 
 
-def await_page(app: subprocess.Popen[str]) -> None:
-    """Raises RuntimeError where the app ends instead."""
-    assert app.stdout is not None
-    for line in app.stdout:
-        if line.startswith("ready"):
-            return
-    raise RuntimeError("the app did not start")
-
-
-async def measure(rates: list[float], seconds: float, clips: float) -> None:
+async def measure(app: psutil.Process, rates: list[float], seconds: float, clips: float) -> None:
     """Prints a row for each rate."""
-    print("| votes/s sent | acknowledged/s | p50 ms | p99 ms | slowest ms | clips/s | MB/s | load before |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| votes/s sent | acknowledged/s | p50 ms | p99 ms | slowest ms | clips/s | MB/s | CPU ms a vote | load |")
+    print("|---|---|---|---|---|---|---|---|---|")
     connector = aiohttp.TCPConnector(limit=256, keepalive_timeout=30)
     cookies = aiohttp.DummyCookieJar()  # each request brings those of its own listener
     async with aiohttp.ClientSession(f"http://127.0.0.1:{PORT}", connector=connector, cookie_jar=cookies) as client:
         for rate in rates:
             ballots, sounds = await prepare(client, round(rate * seconds))
             await asyncio.sleep(SETTLE_S)
-            load = os.getloadavg()[0]
+            load, before_s = os.getloadavg()[0], cpu_seconds(app)
             votes, streamed = await run(client, ballots, sounds, rate, clips)
-            print(row(rate, votes, streamed, load), flush=True)
-    print(f"\n{os.cpu_count()} cores, which also make the load; votes for {seconds:g} s at each rate")
+            print(row(rate, votes, streamed, cpu_seconds(app) - before_s, load), flush=True)
+    print(f"\n{os.cpu_count()} cores, which also make the load; votes for {seconds:g} s at each rate; CPU: of all of")
+    print("the app's processes, clips and idle work included")
 
 
-def row(rate: float, votes: list[Answered], streamed: tuple[int, int, float], load: float) -> str:
+def row(rate: float, votes: list[Answered], streamed: tuple[int, int, float], cpu_s: float, load: float) -> str:
     good = np.array([vote.seconds for vote in votes if vote.status == 200]) * 1000
     files, size, took_s = streamed
     p50, p99 = np.percentile(good, [50, 99])
     return (
         f"| {rate:g} | {len(good) / took_s:.1f} | {p50:.0f} | {p99:.0f} | {good.max():.0f} "
-        f"| {files / took_s:.1f} | {size / took_s / 1e6:.2f} | {load:.1f} |"
+        f"| {files / took_s:.1f} | {size / took_s / 1e6:.2f} | {1000 * cpu_s / len(votes):.1f} | {load:.1f} |"
     )
 
 

@@ -27,6 +27,8 @@ STAGES = (
 )
 ROLES = ("generator", "scorer", "replay", "learner", "evaluator")
 
+LABELS = {"NAME": "name", "STAGE": "stage", "ROLE": "role"}  # of a family's members, beside their names
+
 Kind = Literal["gauge", "counter"]
 
 
@@ -44,6 +46,7 @@ class Metric:
     kind: Kind = "gauge"
     whole: bool = False  # int64 in metrics.parquet, else float64
     timing: bool = False  # depends on the clock or the machine: may differ between two runs of one seed
+    live: bool = False  # read whenever Prometheus asks; no column of metrics.parquet
 
     @functools.cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -54,6 +57,18 @@ class Metric:
     @property
     def is_family(self) -> bool:
         return self.pattern.groups > 0
+
+    def labels(self, name: str) -> dict[str, str]:
+        """Prometheus labels of a member of a family beside `run`: {"stage": "learn"}; empty for a plain entry."""
+        member = self.pattern.fullmatch(name)
+        if not self.is_family or member is None:
+            return {}
+        label = next(word for word in LABELS if word in self.name)
+        return {LABELS[label]: member[1]}
+
+
+def _live(name: str, unit: str, meaning: str, whole: bool = False) -> Metric:
+    return Metric(name, unit, meaning, whole=whole, timing=True, live=True)
 
 
 def _count(name: str, unit: str, meaning: str, timing: bool = False) -> Metric:
@@ -68,8 +83,13 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("reward_std", "1", "Standard deviation of the mixed reward within the batch."),
     Metric("reward_NAME", "raw score", "Mean raw score of one reward over the trained batch."),
     Metric("judge_NAME", "raw score", "Mean score of one held-out judge; only at steps that evaluate."),
+    Metric(
+        "alarm", "1", "1 where an over-optimisation alarm rang at the newest evaluation, else 0; see guard.", whole=True
+    ),
+    _count("alarms", "alarms", "Over-optimisation alarms so far: rules that rang, over all evaluations."),
     Metric("kl", "nats/token", "Exact KL of the policy from the reference, mean over cells."),
     Metric("kl_clip", "nats/clip", "The same KL, summed over the cells of a clip; above some 20 the policy drifts."),
+    Metric("kl_stream_NAME", "nats/token", "The same KL in one stream of the codes, mean over its cells."),
     Metric("entropy", "nats/token", "Entropy of the policy, mean over cells."),
     Metric("policy_loss", "nats/token", "The objective of the update, negated, without the value loss."),
     Metric("value_loss", "1", "Half the squared error of the value network against the reward."),
@@ -101,6 +121,18 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("replay_rows", "rows", "Rows in the replay store that wait to be trained.", whole=True, timing=True),
     Metric("replay_bytes", "bytes", "Size of the replay store on disk.", whole=True, timing=True),
     Metric("memory_bytes", "bytes", "Resident memory of the run's processes together.", whole=True, timing=True),
+    _live("steps_planned", "steps", "Steps after which the run is done.", whole=True),
+    _live(
+        "staleness_bound", "versions", "Largest staleness that admission lets through; 0 when synchronous.", whole=True
+    ),
+    _live("replay_bytes_bound", "bytes", "Size at which the replay store refuses rows: replay.max_bytes.", whole=True),
+    _live("disk_free_bytes", "bytes", "Free space on the disk of the run folder.", whole=True),
+    _live("tasks_in_flight", "tasks", "Rollout tasks that are being sampled, scored or stored.", whole=True),
+    _live(
+        "actors_ROLE", "actors", "Actors of a role that stand ready or work; lost ones count when replaced.", whole=True
+    ),
+    _live("stall_bound", "s", "Seconds without progress after which the run ends: pipeline.stall_s."),
+    _live("stalled_STAGE", "s", "Seconds since anything got done, for each stage that is under way or waited for."),
 )
 
 
@@ -135,7 +167,8 @@ Made from `cluster/catalogue.py` by `python -m cluster.catalogue > docs/metrics.
 
 Every learner step gives one row of `metrics.parquet`, whose columns are the names below. With `metrics.port=PORT` the
 same values are served to Prometheus at `http://HOST:PORT/metrics` under the same names with the prefix `{PREFIX}`
-and the label `run`, the name of the run folder. `NAME` stands for a reward or a judge, `STAGE` for one of
+and the label `run`, the name of the run folder; members of a family carry a second label, `name`, `stage` or `role`.
+What is marked "live" is served only, and read at that moment. `NAME` stands for a reward or a judge, `STAGE` for one of
 {", ".join(STAGES)}, `ROLE` for one of {", ".join(ROLES)}.
 
 A gauge is a value of the step. A counter is a sum since step 0, resumes included; it is exported without the suffix
@@ -144,9 +177,13 @@ of one seed; in synchronous mode everything else is equal bit for bit.
 """
 
 
+def _mark(metric: Metric) -> str:
+    return "live" if metric.live else "clock" if metric.timing else ""
+
+
 def markdown() -> str:
     """The page docs/metrics.md."""
-    rows = [f"| `{m.name}` | {m.unit} | {m.kind} | {'clock' if m.timing else ''} | {m.meaning} |" for m in CATALOGUE]
+    rows = [f"| `{m.name}` | {m.unit} | {m.kind} | {_mark(m)} | {m.meaning} |" for m in CATALOGUE]
     return "\n".join([_INTRODUCTION, "| name | unit | kind | | meaning |", "|---|---|---|---|---|", *rows]) + "\n"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -91,13 +91,15 @@ def to_table(rows: list[Row]) -> pa.Table:
 
 
 class PrometheusExporter:
-    """Serves the newest row on `port` of all interfaces, each metric with the label `run`.
+    """Serves the newest row on `port` of all interfaces, each metric with the label `run`, members of families with one
+    more (`reward_quality` with name="quality"); and what is read live.
 
     Raises UserError if the port is taken.
     """
 
     def __init__(self, port: int, run_name: str) -> None:
         self._newest: Row = {}
+        self._live: Callable[[], Row] = dict
         self._run_name = run_name
         registry = CollectorRegistry()
         registry.register(self)
@@ -111,11 +113,17 @@ class PrometheusExporter:
         """Takes a row; names that it lacks keep their last value."""
         self._newest = {**self._newest, **{name: _as_number(name, value) for name, value in row.items()}}
 
+    def watch(self, read: Callable[[], Row]) -> None:
+        """`read` gives live values whenever somebody asks; it is called from the exporter's own thread."""
+        self._live = read
+
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        for name, value in sorted(self._newest.items(), key=lambda item: column_order(item[0])):
+        values = {**self._newest, **self._live()}
+        for name, value in sorted(values.items(), key=lambda item: column_order(item[0])):
             metric = find_metric(name)
-            family = GaugeMetricFamily(PREFIX + name, f"{metric.meaning} [{metric.unit}]", labels=["run"])
-            family.add_metric([self._run_name], value)
+            labels = {"run": self._run_name, **metric.labels(name)}
+            family = GaugeMetricFamily(PREFIX + name, f"{metric.meaning} [{metric.unit}]", labels=list(labels))
+            family.add_metric(list(labels.values()), value)
             yield family
 
     def close(self) -> None:

@@ -4,6 +4,11 @@ An actor's torch threads are the CPUs that its role was given. Where the cluster
 reserves its CPUs for itself. Where it does not, roles that take turns share: in synchronous mode generators, scorers
 and learner never work at once, so only the largest turn must fit; in asynchronous mode generators and learner run side
 by side and both must. Sharing roles reserve a fraction of a logical CPU each, so that all of them can be scheduled.
+
+A cluster may have node groups: some nodes offer the custom resource `learner`, others `generator` or `scorer` (as in
+the launch files). There each role asks for its own resource beside its CPUs, so that it lands on its group, and a group
+that stands at zero nodes grows by what is asked for. The driver, the learner, the replay store and the evaluator share
+the run folder, hence a node: that of the driver, which therefore has to be one that offers `learner`.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +28,8 @@ from cluster.session import PASSIVE_THREADS, joins_cluster
 from configs.schema import Config
 
 CLUSTER_WAIT_S = 20.0
+GROUPS = ("learner", "generator", "scorer")  # custom resources of node groups, by the role that asks for them
+PLACE = 0.001  # of a group's resource that an actor takes: CPUs bound how many share a node, this only says where
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class RoleResources:
 
     threads: int  # torch threads
     cpus: float  # logical CPUs that Ray reserves
+    group: str = ""  # resource of the node group that it belongs to; empty: any node
 
 
 @dataclass(frozen=True)
@@ -73,21 +81,57 @@ def plan(config: Config, node_cpus: Sequence[float]) -> Placement:
     )
 
 
+def plan_groups(config: Config, nodes: Sequence[Mapping[str, float]], own: Mapping[str, float]) -> Placement:
+    """Placement of `config` on a cluster with node groups, each role on nodes of its own.
+
+    nodes: resources of each alive node. own: those of the driver's node. Groups that stand at zero nodes are not
+    counted: they grow.
+
+    Raises: UserError where the driver is not on a learner node, or a role asks for more than a node of its group has.
+    """
+    actors = config.actors
+    if "learner" not in own:
+        raise UserError(
+            "entrypoint-resources: got a driver on a node without the resource 'learner', allowed a learner node: "
+            "ray job submit --entrypoint-resources '{\"learner\": 0.001}' ..."
+        )
+    for setting, cpus, group in (
+        ("learner.cpus", config.learner.cpus, [own]),
+        ("actors.generator_cpus", actors.generator_cpus, [node for node in nodes if "generator" in node]),
+        ("actors.scorer_cpus", actors.scorer_cpus, [node for node in nodes if "scorer" in node]),
+    ):
+        largest = max((node.get("CPU", 0.0) for node in group), default=math.inf)
+        if cpus > largest:
+            raise UserError(f"{setting}: got {cpus}, allowed at most {largest:g}, the CPUs of a node of its group")
+    return Placement(
+        generator=RoleResources(actors.generator_cpus, actors.generator_cpus, "generator"),
+        scorer=RoleResources(actors.scorer_cpus, actors.scorer_cpus, "scorer"),
+        learner=RoleResources(config.learner.cpus, config.learner.cpus, "learner"),
+        replay=RoleResources(1, 0.0, "learner"),
+        evaluator=RoleResources(config.learner.cpus, 0.0, "learner"),
+        shared=False,
+    )
+
+
 async def plan_on_cluster(config: Config, wait_s: float = CLUSTER_WAIT_S) -> Placement:
-    """`plan` on the connected cluster; nodes that are still joining are given `wait_s`."""
+    """The plan for the connected cluster; nodes that are still joining are given `wait_s`."""
     give_up = time.monotonic() + wait_s
     while True:
+        nodes = alive_nodes()
         try:
-            return plan(config, alive_node_cpus())
+            if any("learner" in node for node in nodes.values()):
+                own = nodes.get(ray.get_runtime_context().get_node_id(), {})
+                return plan_groups(config, list(nodes.values()), own)
+            return plan(config, [node.get("CPU", 0.0) for node in nodes.values()])
         except UserError:
             if time.monotonic() >= give_up or not joins_cluster():
                 raise
         await asyncio.sleep(1.0)
 
 
-def alive_node_cpus() -> list[float]:
-    """CPUs of each alive node."""
-    return [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+def alive_nodes() -> dict[str, dict[str, float]]:
+    """Resources of each alive node, by its id."""
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
 def actor_options(role: RoleResources, *, on_this_node: bool, local: bool) -> dict[str, Any]:
@@ -97,6 +141,8 @@ def actor_options(role: RoleResources, *, on_this_node: bool, local: bool) -> di
     its workers inherit the environment that `cluster.session` made.
     """
     options: dict[str, Any] = {"num_cpus": role.cpus, "max_restarts": 0, "max_task_retries": 0}
+    if role.group:
+        options["resources"] = {role.group: PLACE}
     if not local:  # starting an actor with a runtime environment of its own costs a second, so only where it must be
         options["runtime_env"] = {"env_vars": {**PASSIVE_THREADS, "OMP_NUM_THREADS": str(role.threads)}}
     if on_this_node:

@@ -93,6 +93,7 @@ class ActorPool:
         self._start_deadline_s = start_deadline_s
         self._revision = 0
         self._members: list[Member] = []
+        self._missing = 0  # members whose replacement is not ready yet
         self._idle: asyncio.Queue[Member] = asyncio.Queue()
         self._draining = asyncio.Lock()
 
@@ -156,6 +157,11 @@ class ActorPool:
         self._members = []
 
     @property
+    def ready(self) -> int:
+        """Members that stand ready or work."""
+        return len(self._members) - self._missing
+
+    @property
     def handles(self) -> list[ActorHandle]:
         return [member.handle for member in self._members]
 
@@ -204,8 +210,10 @@ class ActorPool:
         self._on_event(PoolEvent(self.name, member.index, "timeout" if timed_out else "died", reason))
         if self._charged > self._max_restarts:
             raise RunFailed(f"{self.name}: lost {self._charged} times, allowed {self._max_restarts}; last: {reason}")
+        self._missing += 1
         member.handle, member.prepared = self._spawn(member.index), 0
         await self._await_ready(member)
+        self._missing -= 1
 
     async def _await_ready(self, member: Member) -> None:
         try:

@@ -33,6 +33,7 @@ CHANGEABLE_ON_RESUME = (
     "pipeline.stall_s",
     "actors.deadline_s",
     "actors.max_restarts",
+    "guard.stop_on_alarm",
     "metrics.port",
     "metrics.progress",
 )

@@ -28,6 +28,7 @@ def _map_asset_paths(config: Config, change: Callable[[str], str]) -> None:
     config.prompts.train = change(config.prompts.train)
     config.prompts.eval = change(config.prompts.eval)
     config.evaluation.judges = change(config.evaluation.judges)
+    config.guard.second_preference = change(config.guard.second_preference)
     for reward in config.rewards.values():
         reward.checkpoint = change(reward.checkpoint)
 

@@ -120,6 +120,33 @@ class EvaluationConfig:
 
 
 @dataclass
+class AlarmRules:
+    """The numbers of evaluation/over_optimisation.py, which says what each rule is."""
+
+    falls_se: float = setting(2.5, "standard errors that a guard must lie below its best", at_least=0)
+    falls_sd: float = setting(0.1, "and sd of the base's clips: the second preference model", at_least=0)
+    judges_sd: float = setting(0.3, "and sd of the base's clips: the held-out judges together", at_least=0)
+    rises_se: float = setting(2.0, "standard errors by which the reward must rise over the window", at_least=0)
+    follow: float = setting(0.25, "share of the reward's rise below which a guard no longer follows", at_least=0)
+    window: int = setting(3, "evaluations over which both slopes are taken", at_least=2)
+    consecutive: int = setting(2, "evaluations in a row at which a rule must hold", at_least=1)
+    diversity: float = setting(0.25, "share of the first evaluation's diversity; 0: no rule", at_least=0, at_most=1)
+    kl_clip: float = setting(0.0, "nats a clip from the reference; 0: no rule", at_least=0)
+
+
+@dataclass
+class GuardConfig(AlarmRules):
+    """What watches a run for over-optimisation, and what an alarm does."""
+
+    stop_on_alarm: bool = setting(False, "true: an alarm ends the run in good order, with a checkpoint")
+    second_preference: str = setting(
+        "", "directory or registry:… of a preference model that learnt from other listeners; empty: none", path="asset"
+    )
+    diversity_prompts: int = setting(4, "of the evaluation prompts, sampled several times; 0: no diversity", at_least=0)
+    diversity_samples: int = setting(4, "clips of each of these prompts", at_least=2, at_most=100)
+
+
+@dataclass
 class ReplayConfig:
     times_sampled: int = setting(1, "how often each row is trained", at_least=1)
     max_bytes: int = setting(2_000_000_000, "of stored rows on disk", at_least=1_000_000)
@@ -147,5 +174,6 @@ class Config:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)

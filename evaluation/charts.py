@@ -29,6 +29,15 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """An upright line at x with a word at its top. style: `alarm` or `keep`."""
+
+    x: float
+    word: str
+    style: str
+
+
+@dataclass(frozen=True)
 class Chart:
     """A finished figure: the SVG, and what stands around it."""
 
@@ -47,6 +56,7 @@ def line_chart(
     note: str = "",
     x_label: str = "learner step",
     zero: bool = False,
+    marks: Sequence[Mark] = (),
 ) -> Chart | None:
     """A chart of `lines`; None when no line has a finite point. zero: the y axis includes 0."""
     drawn = [line for line in (_finite(line) for line in lines) if len(line.x)]
@@ -58,10 +68,12 @@ def line_chart(
     y_ticks = nice_ticks(min(v.min() for v in heights), max(v.max() for v in heights))
     x_ticks, frame = nice_ticks(*x_range), _Frame(x_range, (y_ticks[0], y_ticks[-1]))
     parts = [_grid(frame, x_ticks, y_ticks, x_label)]
+    parts += [_upright(frame, mark, row) for row, mark in enumerate(marks)]
     parts += [_line(frame, line, colour) for colour, line in enumerate(drawn)]
     spoken = f"{title}. " + "; ".join(
         f"{line.label}: from {_short(line.y[0])} to {_short(line.y[-1])}" for line in drawn
     )
+    spoken += "".join(f"; {mark.word} at {_short(mark.x)}" for mark in marks)
     svg = (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(spoken, quote=True)}" '
         f'data-x="{frame.x[0]:g},{frame.x[1]:g}" data-frame="{LEFT},{WIDTH - RIGHT},{TOP},{HEIGHT - BOTTOM}">'
@@ -168,6 +180,17 @@ def _marks(x: np.ndarray, y: np.ndarray, line: Line, style: str) -> str:
         f'<text class="tick" x="{min(a, WIDTH - 34):.1f}" y="{max(b - 8, 12):.1f}" '
         f'text-anchor="middle">{escape(n)}</text>'
         for a, b, n in words
+    )
+
+
+def _upright(frame: _Frame, mark: Mark, row: int) -> str:
+    """`row`: each word stands lower than the one before, so that two marks of one place can be read."""
+    x, style = float(frame.at_x(np.array([mark.x]))[0]), escape(mark.style, quote=True)
+    left = x > (LEFT + WIDTH - RIGHT) / 2
+    place = f'x="{x - 5 if left else x + 5:.1f}" y="{TOP + 11 + 14 * row}" text-anchor="{"end" if left else "start"}"'
+    return (
+        f'<line class="mark {style}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+        f'<text class="tick mark {style}" {place}>{escape(mark.word)} {_short(mark.x)}</text>'
     )
 
 

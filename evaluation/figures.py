@@ -6,12 +6,15 @@
 | draw_reward_against_kl | 4 and 5: rewards against KL | curve_table.COLUMNS |
 | draw_accuracy | 6: accuracy of the preference model by ablation | name, kind, accuracy, low, high |
 | draw_over_optimisation | 7 and 8: what falls while a reward is driven up | curve_table.COLUMNS |
+| draw_guard | none: a guard's curves, alarm and loss | run, learner_step, curve, mean, se |
+| draw_rounds | none: a loop's rounds | round, curve, value, low, high |
 
 Source: MusicRL (arXiv 2402.04229), figures 1 and 4 to 8.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,11 @@ from matplotlib.figure import Figure
 
 WIN, TIE, LOSS = "#2a9d5c", "#c9c9c9", "#c8553d"
 COLOURS = ("#1b6ca8", "#d1495b", "#2a9d5c", "#8f5fbf", "#e09f3e", "#4d4d4d")
+GUARD_MARKS = (  # column, word, colour, line style
+    ("alarm_step", "first alarm", LOSS, "--"),
+    ("proposed_step", "proposed checkpoint", WIN, "-."),
+    ("lost_step", "5 % of the gain are lost", "#4d4d4d", ":"),
+)
 DPI = 150
 WIDTH_IN = 7.0
 
@@ -85,6 +93,59 @@ def draw_accuracy(table: str | Path, picture: str | Path) -> Path:
     axes.set_yticks(range(len(shown)), [row["name"] for row in shown], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("accuracy on held-out votes, per cent", fontsize=8)
+    return _save(figure, picture)
+
+
+def draw_rounds(table: str | Path, picture: str | Path, label: str) -> Path:
+    """A curve over the rounds of a loop for each name in `curve`, a point with its interval a round."""
+    rows = read_csv(table).to_pylist()
+    figure, axes = plt.subplots(figsize=(WIDTH_IN, 2.6))
+    names = _names(rows, "curve")
+    for place, (colour, name) in enumerate(zip(_colours(len(names)), names, strict=True)):
+        own = [row for row in rows if row["curve"] == name]
+        x, y, low, high = _columns(own, ("round", "value", "low", "high"))
+        beside = 0.06 * (place - (len(names) - 1) / 2)  # so that intervals of one round do not hide each other
+        axes.errorbar(x + beside, y, yerr=[y - low, high - y], fmt="o-", capsize=3, color=colour, label=name)
+    axes.set_xticks(sorted({row["round"] for row in rows}))
+    axes.set_xlabel("round", fontsize=8)
+    axes.set_ylabel(label, fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.legend(frameon=False, fontsize=8)
+    return _save(figure, picture)
+
+
+def draw_guard(table: str | Path, marks: Mapping[str, Mapping[str, Any]], picture: str | Path) -> Path:
+    """A panel a run: its curves with one standard error, the first alarm, the proposed step, and when it was too late.
+
+    marks: run -> learner steps alarm_step, proposed_step and lost_step, each None where there is none.
+    """
+    rows = read_csv(table).to_pylist()
+    runs, names = _names(rows, "run"), _names(rows, "curve")
+    across = min(3, len(runs))
+    figure, grid = plt.subplots(
+        -(-len(runs) // across), across, figsize=(2.9 * across, 2.5 * -(-len(runs) // across)), squeeze=False
+    )
+    for axes, run in zip(grid.flat, runs, strict=False):
+        for colour, name in zip(_colours(len(names)), names, strict=True):
+            own = [row for row in rows if row["run"] == run and row["curve"] == name]
+            x, y, se = _columns(own, ("learner_step", "mean", "se"))
+            axes.plot(x, y, "-", marker="o", markersize=2.5, color=colour, label=name)
+            axes.fill_between(x, y - se, y + se, color=colour, alpha=0.15, linewidth=0)
+        for key, word, colour, style in GUARD_MARKS:
+            if (step := marks.get(run, {}).get(key)) is not None:
+                axes.axvline(step, color=colour, linestyle=style, linewidth=1.2)
+            axes.plot([], [], color=colour, linestyle=style, linewidth=1.2, label=word)
+        axes.set_title(run, fontsize=8)
+        axes.set_xlabel("learner step", fontsize=7)
+        axes.tick_params(labelsize=7)
+    for axes in list(grid.flat)[len(runs) :]:
+        axes.set_axis_off()
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    note = "gain over the first evaluation; judges and reward in standard deviations between its clips"
+    figure.legend(
+        handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8, title=note
+    ).get_title().set_fontsize(8)
+    figure.tight_layout()
     return _save(figure, picture)
 
 

@@ -130,7 +130,7 @@ def evaluate_run(options: Options) -> None:
             result,
             reference,
             load_codec(config.codec.checkpoint),
-            load_panel(config.rewards, config.evaluation.judges),
+            load_panel(config.rewards, config.evaluation.judges, config.guard.second_preference),
             plan,
             load_test_set(real_dir) if real_dir else None,
             bars,

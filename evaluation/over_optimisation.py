@@ -30,27 +30,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from configs.schema import AlarmRules
 from evaluation.frontier import kl_at
-from evaluation.score_rows import MIXTURE, judges_of, score_matrix, steps_of
+from evaluation.score_rows import DIVERSITY, MIXTURE, SECOND_PREFERENCE, judges_of, score_matrix, steps_of
 
-SECOND_PREFERENCE = "second_preference"  # judge name of the preference model that learnt from other listeners
-DIVERSITY = "diversity"  # judge name of the mean distance between several clips of one prompt
 GUARD_SECOND, GUARD_JUDGES = "second preference model", "held-out judges"
-
-
-@dataclass(frozen=True)
-class AlarmRules:
-    """The numbers of the rules above. Infinite `kl_clip` and zero `diversity` switch a rule off."""
-
-    falls_se: float = 2.5
-    falls_sd: float = 0.1
-    judges_sd: float = 0.3
-    rises_se: float = 2.0
-    follow: float = 0.25
-    window: int = 3
-    consecutive: int = 2
-    diversity: float = 0.25
-    kl_clip: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -83,12 +67,17 @@ class Alarm:
     guard: str  # whose word it is; "" for narrows and far
     text: str  # one line with the numbers
 
+    @property
+    def line(self) -> str:
+        return f"step {self.learner_step}: {self.rule}, {self.text}"
+
 
 @dataclass(frozen=True)
 class Proposal:
     """The checkpoint to keep."""
 
     learner_step: int
+    best_step: int  # the checkpoint whose guards are best; the proposed one is as good and nearer to the reference
     why: str
     alarms: tuple[Alarm, ...] = field(default=())
 
@@ -102,7 +91,8 @@ def history_of(
     evaluation are left out; the training reward must be there. Raises ValueError where it is not.
     """
     steps = steps_of(rows)
-    every = {name: _by_step(rows, steps, name) for name in (MIXTURE, *judges_of(rows, in_reward=False), *unweighted)}
+    names = (MIXTURE, *judges_of(rows, in_reward=False), *unweighted, DIVERSITY)
+    every = {name: _by_step(rows, steps, name) for name in names}
     whole = {name: scores for name, scores in every.items() if scores is not None}
     if MIXTURE not in whole:
         raise ValueError(f"no evaluation has the training reward {MIXTURE!r}")
@@ -142,11 +132,15 @@ def propose_checkpoint(history: History, kept: Sequence[int], rules: AlarmRules 
     guards = guard_scores(history)
     if not guards:
         step = int(history.steps[trusted[-1]])
-        return Proposal(step, f"step {step}: the newest without an alarm; nothing held out was measured", tuple(rung))
+        return Proposal(
+            step, step, f"step {step}: the newest without an alarm; nothing held out was measured", tuple(rung)
+        )
     score = np.mean(_complete(list(guards.values())), axis=0)  # [E, P]
     best = max(trusted, key=lambda row: score[row].mean())
     chosen = next(row for row in trusted if _change(score, best, row).mean >= -_change(score, best, row).se)
-    return Proposal(int(history.steps[chosen]), _reason(history, score, chosen, best, rung), tuple(rung))
+    return Proposal(
+        int(history.steps[chosen]), int(history.steps[best]), _reason(history, score, chosen, best, rung), tuple(rung)
+    )
 
 
 def guard_scores(history: History) -> dict[str, np.ndarray]:
@@ -194,7 +188,7 @@ def _holding(history: History, rules: AlarmRules) -> list[Alarm]:
     if history.diversity is not None and history.diversity[-1] < rules.diversity * history.diversity[0]:
         share = history.diversity[-1] / history.diversity[0]
         found.append(Alarm(step, "narrows", "", f"clips of one prompt lie {share:.2f} times as far apart as at first"))
-    if history.kl_clip[-1] > rules.kl_clip:
+    if 0 < rules.kl_clip < history.kl_clip[-1]:
         text = f"{history.kl_clip[-1]:.1f} nats a clip from the reference, allowed {rules.kl_clip:g}"
         found.append(Alarm(step, "far", "", text))
     return found

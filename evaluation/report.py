@@ -1,6 +1,6 @@
 """`report.html` of a run: one file to read and to listen to, that asks nothing of the network.
 
-    run folder -> read_run -> sections (headline, clips, curves, frontier, judges, ledger) -> template -> report.html
+    run folder -> read_run -> sections (headline, clips, curves, frontier, judges, guard, …) -> template -> report.html
 
 Every section works on what is there: a run of two steps without judges gives a shorter report.
 """
@@ -22,6 +22,7 @@ from configs.paths import PROJECT_ROOT
 from evaluation.charts import Chart, Line, line_chart
 from evaluation.comparison import Comparison, compare_steps, first_and_last
 from evaluation.frontier import frontier
+from evaluation.guard_report import guard_section
 from evaluation.picture import data_uri, mel_picture
 from evaluation.run_data import RunData, read_run
 from evaluation.sample_folder import Sample, read_samples, sample_steps
@@ -82,6 +83,7 @@ def sections(run: RunData) -> dict[str, Any]:
         "curves": curves(run),
         "frontier": frontier_chart(run),
         "judges": judge_charts(run),
+        "guard": guard_section(run),
         "ledger": ledger(run),
         "config_text": run.config_text,
         "versions": versions(run.config),

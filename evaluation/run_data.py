@@ -59,14 +59,15 @@ def read_run(run_dir: Path | str) -> RunData:
         path,
         config_text,
         yaml.safe_load(config_text) or {},
-        _metrics(path / "metrics.parquet"),
+        read_metrics(path / "metrics.parquet"),
         read_rows(path),
         pq.read_table(path / FINAL_ROWS, schema=SCHEMA) if (path / FINAL_ROWS).exists() else SCHEMA.empty_table(),
         json.loads((path / SUMMARY).read_text()) if (path / SUMMARY).exists() else {},
     )
 
 
-def _metrics(path: Path) -> dict[str, np.ndarray]:
+def read_metrics(path: Path) -> dict[str, np.ndarray]:
+    """metrics.parquet -> column -> [S] float64, by learner step; nothing where there is no file."""
     if not path.exists():
         return {}
     table = pq.read_table(path)

@@ -14,6 +14,8 @@ from cluster.storage import write_parquet_atomic
 
 FILE_NAME = "evaluation.parquet"
 MIXTURE = "reward"  # the judge name of the run's own mixture of normalised rewards
+SECOND_PREFERENCE = "second_preference"  # that of the preference model that learnt from other listeners
+DIVERSITY = "diversity"  # that of the mean distance between several clips of one prompt: a measure, no judge
 SCHEMA = pa.schema(
     [
         ("learner_step", pa.int64()),
@@ -53,9 +55,9 @@ def steps_of(rows: pa.Table) -> list[int]:
 
 
 def judges_of(rows: pa.Table, *, in_reward: bool | None = None) -> list[str]:
-    """Names in order of first appearance, the mixture first."""
+    """Names in order of first appearance, the mixture first; without DIVERSITY, which scores no clip."""
     chosen = rows if in_reward is None else rows.filter(pc.equal(rows["in_reward"], in_reward))
-    names = pc.unique(chosen["judge"]).to_pylist()
+    names = [name for name in pc.unique(chosen["judge"]).to_pylist() if name != DIVERSITY]
     return sorted(names, key=lambda name: name != MIXTURE)
 
 

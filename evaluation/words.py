@@ -6,7 +6,11 @@ import math
 
 from evaluation.score_rows import MIXTURE
 
-_TITLES = {MIXTURE: "Reward mixture", "second_text_audio": "Second text-audio model"}
+_TITLES = {
+    MIXTURE: "Reward mixture",
+    "second_text_audio": "Second text-audio model",
+    "second_preference": "Second preference model",
+}
 _DESCRIPTIONS = {
     MIXTURE: "The run's rewards, normalised one by one, weighted and summed.",
     "text_adherence": "Does the clip match its prompt: cosine of the two towers, \u22121 to 1.",
@@ -15,6 +19,7 @@ _DESCRIPTIONS = {
     "attributes": "Are the attributes that the prompt names heard in the clip: mean probability.",
     "tempo": "Does the clip have as many onsets as the named tempo asks for: probability.",
     "spectrum": "Is its spectrum like that of real clips of the named instrument: minus the distance, in sd.",
+    "second_preference": "What other listeners would prefer, by a model fitted to their choices alone.",
     "preference": "What listeners would prefer, by the model fitted to their choices.",
 }
 

@@ -71,10 +71,12 @@ def _wait_for_the_end() -> None:
 def _ready(settings: Settings) -> str:
     shown = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0", "::") else settings.host
     url = f"http://{shown}:{settings.port}/"
-    lines = [f"ready: {url}"]
+    lines = []
+    if os.environ.get("FEEDBACK_ADMIN_TOKEN"):
+        lines.append(f"admin: {url}admin")
     if settings.study.name:
         lines.append(f"study: {url}study/{settings.study.name}")
-    return "\n".join([*lines, "Ctrl-C ends the app"])
+    return "\n".join(["Ctrl-C ends the app", *lines, f"ready: {url}"])
 
 
 if __name__ == "__main__":

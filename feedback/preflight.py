@@ -26,6 +26,11 @@ def preflight(settings: Settings) -> dict[str, str]:
     Raises UserError for the first thing found wrong.
     """
     check_port(settings)
+    return check_parts(settings)
+
+
+def check_parts(settings: Settings) -> dict[str, str]:
+    """All but the port, which a Serve that runs already holds itself."""
     check_token(os.environ.get("FEEDBACK_ADMIN_TOKEN", ""))
     load_prompts(settings.prompts.suggestions, field="prompts.suggestions")
     load_blocklist(settings.prompts.blocklist)

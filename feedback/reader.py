@@ -171,7 +171,7 @@ def _listeners() -> Select[Any]:
 
 def _whole_answers(table: Table, study: str | None) -> Select[Any]:
     clip_a, clip_b, listener = clips.alias("clip_a"), clips.alias("clip_b"), _listeners().subquery()
-    names = ("clip_id", "policy", "seed", "seconds", "sample_rate_hz", "streams", "codes", "audio")
+    names = ("clip_id", "policy", "policy_version", "seed", "seconds", "sample_rate_hz", "streams", "codes", "audio")
     sides = [clip.c[name].label(f"{name}_{side}") for side, clip in (("a", clip_a), ("b", clip_b)) for name in names]
     query = (
         select(table, pairs.c.prompt, listener.c.kind, listener.c.listener_group, listener.c.consent, *sides)

@@ -20,6 +20,7 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve import Application
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.exceptions import RayServeException
 
@@ -50,6 +51,22 @@ class ListeningApp:
         return create_app(self._settings, self._log, makers, key, self._versions, self._admin_token)
 
 
+def application(
+    settings: Settings, versions: Mapping[str, str], local: bool, resources: Mapping[str, float]
+) -> Application:
+    """The app as Serve runs it. resources: Ray's, of the node where the files of the log are."""
+    deployment = serve.deployment(
+        name=DEPLOYMENT,
+        max_ongoing_requests=STREAMS,
+        health_check_period_s=1,
+        health_check_timeout_s=10,
+        graceful_shutdown_timeout_s=5,
+        logging_config=NO_ACCESS_LOG,
+        ray_actor_options={"num_cpus": 0, "resources": dict(resources)},
+    )(serve.ingress()(ListeningApp))
+    return deployment.bind(settings, dict(versions), os.environ.get(ADMIN_TOKEN, ""), local)
+
+
 def deploy(settings: Settings, versions: Mapping[str, str], local: bool) -> None:
     """Starts Serve and the app on this node; returns when the page is there.
 
@@ -58,18 +75,8 @@ def deploy(settings: Settings, versions: Mapping[str, str], local: bool) -> None
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     http = HTTPOptions(host=settings.host, port=settings.port, keep_alive_timeout_s=65)
     serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http, logging_config=NO_ACCESS_LOG)
-    node = {f"node:{ray.util.get_node_ip_address()}": 0.001}  # where the files of the log are
-    deployment = serve.deployment(
-        name=DEPLOYMENT,
-        max_ongoing_requests=STREAMS,
-        health_check_period_s=1,
-        health_check_timeout_s=10,
-        graceful_shutdown_timeout_s=5,
-        logging_config=NO_ACCESS_LOG,
-        ray_actor_options={"num_cpus": 0, "resources": node},
-    )(serve.ingress()(ListeningApp))
-    app = deployment.bind(settings, dict(versions), os.environ.get(ADMIN_TOKEN, ""), local)
-    serve.run(app, name=APP, route_prefix="/")
+    own_node = {f"node:{ray.util.get_node_ip_address()}": 0.001}
+    serve.run(application(settings, versions, local, own_node), name=APP, route_prefix="/")
     _await_page(settings)
 
 

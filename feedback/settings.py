@@ -87,6 +87,7 @@ class Settings:
     port: int = setting(8000, "of the page", at_least=1, at_most=65535)
     https: bool = setting(False, "people reach the page by https (through a proxy in front): cookies say Secure")
     proxies: int = setting(0, "trusted proxies in front, each of which adds to X-Forwarded-For", at_least=0, at_most=8)
+    operator: str = setting("", "who runs the page and how to reach them, shown in the notice to listeners")
     session_days: int = setting(90, "a listener is remembered", at_least=1, at_most=400)
     log: LogSettings = field(default_factory=LogSettings)
     heard: HeardSettings = field(default_factory=HeardSettings)

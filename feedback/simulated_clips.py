@@ -29,6 +29,7 @@ class ClipPairs:
 
     prompts: tuple[str, ...]
     seeds: np.ndarray  # [P, 2] int64: noise of a and b
+    versions: np.ndarray  # [P, 2] str: content hash of the policy that played a, and b
     codes: np.ndarray  # [P, 2, K, T] uint16
     log_mel: np.ndarray  # [P, 2, 64, F] float32
 
@@ -37,7 +38,10 @@ class ClipPairs:
 
 
 class PairSource:
-    """Samples pair number i of a study, the same for the same seed whatever is asked for before it."""
+    """Samples pair number i of a study, the same for the same seed whatever is asked for before it.
+
+    other_dir: another policy of the same tokens, which plays one clip, on a random side, of `other_share` of the pairs.
+    """
 
     def __init__(
         self,
@@ -47,13 +51,17 @@ class PairSource:
         sampling: SamplingSettings,
         seconds: float,
         seed: int,
+        other_dir: str | Path = "",
+        other_share: float = 0.0,
     ) -> None:
-        self._policy = load_policy(policy_dir)
-        self._sampler, self._codec = Sampler(self._policy), load_codec(codec_dir)
+        folders = [policy_dir, *([other_dir] if other_dir else [])]
+        self._policies = [load_policy(folder) for folder in folders]
+        self._samplers, self._codec = [Sampler(policy) for policy in self._policies], load_codec(codec_dir)
+        self._versions = np.array([policy_version(folder) for folder in folders], dtype=object)
+        self._other_share = other_share if other_dir else 0.0
         self._prompts, self._sampling, self._seed = tuple(prompts), sampling, seed
-        self._frames = frames_of(seconds, self._policy)
-        self.seconds = self._frames / self._policy.frame_rate_hz
-        self.policy_version = policy_version(policy_dir)
+        self._frames = frames_of(seconds, self._policies[0])
+        self.seconds = self._frames / self._policies[0].frame_rate_hz
 
     def pairs(self, numbers: Sequence[int], batch_size: int = 32) -> Iterator[ClipPairs]:
         """The pairs of these numbers, `batch_size` at a time."""
@@ -63,12 +71,31 @@ class PairSource:
     def _pairs(self, numbers: Sequence[int]) -> ClipPairs:
         prompts = tuple(self._prompts[_number(self._seed, i, 0) % len(self._prompts)] for i in numbers)
         seeds = np.array([[clip_seed(self._seed, 2 * i + side) for side in (0, 1)] for i in numbers], np.int64)
-        acoustic = [k for k, stream in enumerate(self._policy.streams) if stream.kind == "acoustic"]
+        players = np.array([self._players(i) for i in numbers])  # [P, 2] which policy plays a, and b
+        acoustic = [k for k, stream in enumerate(self._policies[0].streams) if stream.kind == "acoustic"]
         with torch.no_grad():
-            text = self._policy.encode_text([prompt for prompt in prompts for _ in (0, 1)])
-            codes, _ = self._sampler.sample(text, seeds.reshape(-1).tolist(), self._frames, self._sampling)
+            codes = self._sample([prompt for prompt in prompts for _ in (0, 1)], seeds.reshape(-1), players.reshape(-1))
             log_mel = self._codec.decode_log_mel(codes[:, acoustic])
-        return ClipPairs(prompts, seeds, _paired(codes.numpy().astype(np.uint16)), _paired(log_mel.float().numpy()))
+        sounds = _paired(codes.numpy().astype(np.uint16)), _paired(log_mel.float().numpy())
+        return ClipPairs(prompts, seeds, self._versions[players], *sounds)
+
+    def _sample(self, prompts: Sequence[str], seeds: np.ndarray, players: np.ndarray) -> torch.Tensor:
+        """A clip for each prompt by the policy that `players` names. -> codes [B, K, T]."""
+        codes: torch.Tensor | None = None
+        for player in np.unique(players):
+            rows = np.flatnonzero(players == player)
+            text = self._policies[player].encode_text([prompts[int(row)] for row in rows])
+            own, _ = self._samplers[player].sample(text, seeds[rows].tolist(), self._frames, self._sampling)
+            codes = torch.empty((len(players), *own.shape[1:]), dtype=own.dtype) if codes is None else codes
+            codes[torch.from_numpy(rows)] = own
+        assert codes is not None, "at least one clip"
+        return codes
+
+    def _players(self, number: int) -> tuple[int, int]:
+        """(0, 0), or with the other policy, 1, on either side."""
+        if _number(self._seed, number, 1) / 2**64 >= self._other_share:
+            return 0, 0
+        return (1, 0) if _number(self._seed, number, 2) % 2 else (0, 1)
 
 
 def hear_pairs(

@@ -109,7 +109,16 @@ class Workshop:
         self.parts = PairParts(settings)
         prompts = load_prompts(settings.prompts, "", MAX_PROMPT_CHARS, "prompts")
         sampling = SamplingSettings(settings.temperature, 1.0)
-        self.source = PairSource(settings.policy, settings.codec, prompts, sampling, settings.seconds, settings.seed)
+        self.source = PairSource(
+            settings.policy,
+            settings.codec,
+            prompts,
+            sampling,
+            settings.seconds,
+            settings.seed,
+            settings.other,
+            settings.other_share,
+        )
 
     def write(self, number: int) -> int:
         """Part `number`, the hidden side first: where the pairs are, both are."""
@@ -128,7 +137,7 @@ class Workshop:
     def _votes(self, pairs: ClipPairs, fight: Duel, first: int) -> pa.Table:
         rng = np.random.default_rng((self.settings.seed, 77, first))
         cast = cast_votes(fight, self.noise, self.source.seconds, rng)
-        policy = f"{self.source.policy_version}@{self.settings.temperature:g}"
+        policies = [[f"{version}@{self.settings.temperature:g}" for version in side] for side in pairs.versions.T]
         numbers = range(first, first + len(pairs))
         names, groups = self.panel.names, self.panel.groups
         columns = {
@@ -140,8 +149,8 @@ class Workshop:
             "listener": [names[i] for i in cast.listener],
             "listener_kind": [KIND.value] * len(pairs),
             "group": [groups[i] for i in cast.listener],
-            "policy_a": [policy] * len(pairs),
-            "policy_b": [policy] * len(pairs),
+            "policy_a": policies[0],
+            "policy_b": policies[1],
             "seed_a": pairs.seeds[:, 0],
             "seed_b": pairs.seeds[:, 1],
             "heard_a_s": cast.heard_a_s.astype(np.float32),

@@ -4,6 +4,8 @@
 
     policy=assets/tiny/policy       the policy that plays. The paper's pairs come from another version of the model than
                                     the one that is tuned: name an earlier checkpoint, or another temperature
+    other=                          another policy, which plays one of the clips, on a random side, of
+    other_share=0.5                 so many of the pairs
     temperature=0.99                of its sampling; 1.1 is as far from the base at 0.99 as an earlier version may be
     codec=assets/tiny/codec
     prompts=assets/tiny/prompts/train.txt
@@ -27,18 +29,24 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from cluster.errors import UserError
 from configs.command_line import exit_status_of, parse_settings
 from configs.prompts import load_prompts
 from feedback.simulated_parameters import DEFAULT_FILE, load_parameters
 
 MAX_PROMPT_CHARS = 2000
+FEWEST_HEARD = 0.5  # share of each clip that must have been played for a vote to count
 
 
 @dataclass
 class PairSettings:
     out: str = ""
     policy: str = "assets/tiny/policy"
+    other: str = ""
+    other_share: float = 0.5
     temperature: float = 0.99
     codec: str = "assets/tiny/codec"
     prompts: str = "assets/tiny/prompts/train.txt"
@@ -68,9 +76,11 @@ def check(settings: PairSettings) -> None:
     """Before anything is sampled. Raises UserError."""
     if not settings.out.endswith(".parquet"):
         raise UserError(f"out: got {settings.out!r}, allowed a path that ends in .parquet")
-    for name in ("policy", "codec"):
+    for name in ("policy", "codec", *(["other"] if settings.other else [])):
         if not Path(getattr(settings, name)).is_dir():
             raise UserError(f"{name}: got {getattr(settings, name)!r}, allowed an existing directory")
+    if settings.other_share > 1:
+        raise UserError(f"other_share: got {settings.other_share:g}, allowed at most 1")
     if settings.panel_seed and not settings.panel_seed.isdigit():
         raise UserError(f"panel_seed: got {settings.panel_seed!r}, allowed nothing or a whole number from 0")
     load_parameters(settings.listeners).noise_of(settings.agreement)
@@ -91,7 +101,15 @@ def _run(argv: Sequence[str]) -> None:
 
 def stated(settings: PairSettings) -> dict[str, str]:
     """What makes two tables the same, as text: everything but where it is written and how many work at it."""
-    return {key: str(value) for key, value in asdict(settings).items() if key not in ("out", "workers")}
+    silent = ("out", "workers", *(() if settings.other else ("other", "other_share")))
+    return {key: str(value) for key, value in asdict(settings).items() if key not in silent}
+
+
+def heard_votes(table: pa.Table, least: float = FEWEST_HEARD) -> pa.Table:
+    """The votes that count: each clip was played for at least that share of its length."""
+    needed = pc.multiply(table["seconds"], least)
+    heard = pc.and_(pc.greater_equal(table["heard_a_s"], needed), pc.greater_equal(table["heard_b_s"], needed))
+    return table.filter(heard)
 
 
 if __name__ == "__main__":

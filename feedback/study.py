@@ -10,7 +10,8 @@
     pairs_policy=                   who plays the compared clips; empty: the base, at another temperature. The paper's
                                     pairs come from another version of the model than the one that is tuned
     pairs_temperature=1.1           of its sampling
-    pairs=21000                     pairs voted on; those are dropped in which a clip was hardly played, some 2 %
+    pairs=24000                     pairs voted on; those are dropped in which a clip was hardly played, some 3 %
+    second_pairs=8000               others, voted on by a second panel: what watches over the runs learns from them
     agreement=60                    how often two listeners agree, per cent: 60 or 75
     seconds=4                       length of all clips that are compared
     prompts=assets/tiny/prompts/train.txt       of the pairs

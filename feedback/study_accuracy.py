@@ -20,7 +20,7 @@ from evaluation.statistics import Interval
 from feedback.simulated_ceiling import Answers, best_accuracy, best_accuracy_known, rule_accuracy
 from feedback.simulated_pair_parts import hidden_path
 from feedback.study_settings import StudySettings
-from feedback.study_stages import VARIANTS, counted_votes, model_folder
+from feedback.study_stages import VARIANTS, counted, model_folder, votes_file
 from policy.checkpoint import load_policy
 from rewards.port import ClipBatch, RewardModel
 from rewards.preference import Preference
@@ -35,9 +35,9 @@ BATCH = 64
 
 def accuracy_table(settings: StudySettings) -> pa.Table:
     """One row a variant (kind "model"), a rule (kind "rule") and a limit (kind "limit")."""
-    pairs = read_pairs(counted_votes(settings))
+    pairs = read_pairs(counted(votes_file(settings)))
     pairs = pairs.take(split_of(pairs, "held_out"))
-    hidden, answers = hidden_of(pairs, hidden_path(settings.folder / "votes.parquet"))
+    hidden, answers = hidden_of(pairs, hidden_path(votes_file(settings)))
     rows = []
     for name in VARIANTS:
         if (model_folder(settings, name) / "training.json").is_file():

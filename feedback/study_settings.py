@@ -19,7 +19,8 @@ class StudySettings:
     codec: str = "assets/tiny/codec"
     pairs_policy: str = ""
     pairs_temperature: float = 1.1
-    pairs: int = 21_000
+    pairs: int = 24_000
+    second_pairs: int = 8_000
     agreement: int = 60
     seconds: float = 4.0
     prompts: str = "assets/tiny/prompts/train.txt"

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.errors import RunFailed
 from cluster.storage import write_parquet_atomic
 from evaluation.main import newest_policy
+from feedback.ledger import Ledger
 from feedback.simulated_compare import CompareSettings, compare_policies
-from feedback.study_ledger import Ledger
+from feedback.simulated_pairs import heard_votes
 from feedback.study_settings import StudySettings
 
-FEWEST_HEARD = 0.5  # share of each clip that must have been played for a vote to count
 FULL = "full"
 SYSTEMS = ("base", "joint", "R", "U", "RU")  # from the one expected to be worst to the best
 # Variants of the preference model, by name: more words. The paper's crops are 10 s and 3 to 5 s of 20 s.
@@ -29,6 +28,9 @@ VARIANTS = {
     "from scratch": "scratch=true",
 }
 OVER = ("quality alone", "preference, no KL")
+ONE_PASS = ("epochs=1", "patience=0")  # every vote once, as 10,000 steps of 32 are on the paper's 285,000 (section 3.3)
+SECOND = "second"
+OTHER_SEED = 1000  # of the second panel: far from every seed of a study
 
 
 class Stages:
@@ -43,26 +45,33 @@ class Stages:
         """Whatever is not finished. Raises RunFailed."""
         self.ledger.stage("pairs", self._pairs)
         names = list(VARIANTS) if self.settings.ablations else [FULL]
-        variants = {f"preference model, {name}": partial(self._preference, name) for name in names}
-        self.ledger.side_by_side(variants, self.settings.jobs)
-        for name, words in self.runs().items():
-            self.ledger.stage(f"run {name}", partial(self._run, name, words))
+        models: dict[str, Callable[[], object]] = {
+            f"preference model, {name}": partial(self._preference, name) for name in names
+        }
+        models["preference model of the second panel"] = self._second_preference
+        self.ledger.side_by_side(models, self.settings.jobs)
+        judged, driven = (
+            {name: words for name, words in self.runs().items() if (name in OVER) == over} for over in (False, True)
+        )
+        self._run_all(judged)
         self.ledger.stage("raters", self._raters)
+        self._run_all(driven)
 
     def runs(self) -> dict[str, Callable[[], list[str]]]:
         """Name -> the words of its run; functions, because RU needs R's policy, which is there only after R."""
-        recorded = ["rewards.preference.weight=0", self._reward()]
+        reward, guard = self._reward(), f"guard.second_preference={model_folder(self.settings, SECOND)}"
+        recorded = ["rewards.preference.weight=0", reward, guard]
         runs: dict[str, Callable[[], list[str]]] = {
             "R": lambda: ["preset=tiny_r", self._base(), *recorded],
-            "U": lambda: ["preset=tiny_u", self._base(), self._reward()],
-            "RU": lambda: ["preset=tiny_ru", f"policy.checkpoint={self.policy('R')}", self._reward()],
-            "joint": lambda: ["preset=tiny_joint", self._base(), self._reward()],
+            "U": lambda: ["preset=tiny_u", self._base(), reward, guard],
+            "RU": lambda: ["preset=tiny_ru", f"policy.checkpoint={self.policy('R')}", reward, guard],
+            "joint": lambda: ["preset=tiny_joint", self._base(), reward, guard],
         }
         if self.settings.over:
             quality = ["rewards.text_adherence.weight=0", "rewards.quality.weight=1"]
             runs |= {
                 OVER[0]: lambda: ["preset=tiny_r", self._base(), *quality, *recorded],
-                OVER[1]: lambda: ["preset=tiny_u", self._base(), self._reward(), "learner.alpha=0"],
+                OVER[1]: lambda: ["preset=tiny_u", self._base(), reward, guard, "learner.alpha=0"],
             }
         return runs
 
@@ -76,37 +85,52 @@ class Stages:
         return newest[0]
 
     def _pairs(self) -> None:
-        """The votes, and of them those that count: both clips were heard."""
-        s, everything = self.settings, self.folder / "votes.parquet"
+        self._collect("pairs", votes_file(self.settings), self.settings.pairs, self.settings.seed)
+
+    def _collect(self, log: str, out: Path, pairs: int, seed: int) -> None:
+        """The votes on so many pairs, and of them those that count: both clips were heard."""
+        s = self.settings
         words = {
-            "out": everything,
+            "out": out,
             "policy": s.pairs_policy or s.policy,
             "temperature": s.pairs_temperature,
             "codec": s.codec,
             "prompts": s.prompts,
-            "pairs": s.pairs,
+            "pairs": pairs,
             "seconds": s.seconds,
-            "seed": s.seed,
+            "seed": seed,
             "agreement": s.agreement,
             "workers": s.jobs,
             "listeners": s.listeners,
         }
-        self.ledger.command("pairs", ["feedback.simulated_pairs", *(f"{key}={value}" for key, value in words.items())])
-        table = pq.read_table(everything)
-        least = pc.multiply(table["seconds"], FEWEST_HEARD)
-        heard = pc.and_(pc.greater_equal(table["heard_a_s"], least), pc.greater_equal(table["heard_b_s"], least))
-        write_parquet_atomic(counted_votes(s), table.filter(heard))
+        self.ledger.command(log, ["feedback.simulated_pairs", *(f"{key}={value}" for key, value in words.items())])
+        write_parquet_atomic(counted(out), heard_votes(pq.read_table(out)))
 
     def _preference(self, name: str) -> None:
         s, seconds = self.settings, self.settings.seconds
         more = VARIANTS[name].format(half=seconds / 2, fifth=seconds / 5).split()
-        registry = [f"registry={self.folder / 'registry'}"] if name == FULL else ["registry=none"]
+        registry = [f"registry={s.folder / 'registry'}"] if name == FULL else ["registry=none"]
+        self._train(name, votes_file(s), [*registry, *more])
+
+    def _second_preference(self) -> None:
+        """What watches over the runs has learnt from other clips, by other listeners of the same population."""
+        s = self.settings
+        out = s.folder / "votes_second.parquet"
+        self._collect("pairs of the second panel", out, s.second_pairs, s.seed + OTHER_SEED)
+        self._train(SECOND, out, ["registry=none"])
+
+    def _train(self, name: str, votes: Path, more: Sequence[str]) -> None:
+        s = self.settings
         words = [
             *("rewards.train", "preference"),
-            *(f"pairs={counted_votes(s)}", f"policy={s.policy}", f"out={model_folder(s, name)}", f"seed={s.seed}"),
-            *(*registry, "workers=0", "threads=1", *more, *s.preference_words.split()),
+            *(f"pairs={counted(votes)}", f"policy={s.policy}", f"out={model_folder(s, name)}", f"seed={s.seed}"),
+            *(*ONE_PASS, "workers=0", "threads=1", *more, *s.preference_words.split()),
         ]
         self.ledger.command(f"preference {name}", words)
+
+    def _run_all(self, runs: Mapping[str, Callable[[], list[str]]]) -> None:
+        for name, words in runs.items():
+            self.ledger.stage(f"run {name}", partial(self._run, name, words))
 
     def _run(self, name: str, words: Callable[[], Sequence[str]]) -> None:
         """Begins, or goes on from the newest complete checkpoint."""
@@ -144,9 +168,14 @@ class Stages:
         return f"rewards.preference.checkpoint={place}"
 
 
-def counted_votes(settings: StudySettings) -> Path:
-    """Votes of pairs of which both clips were heard."""
-    return settings.folder / "votes_heard.parquet"
+def votes_file(settings: StudySettings) -> Path:
+    """All votes of the first panel; the truth behind them lies beside it."""
+    return settings.folder / "votes.parquet"
+
+
+def counted(votes: Path) -> Path:
+    """Of a table of votes, those on pairs of which both clips were heard."""
+    return votes.with_name(f"{votes.stem}_heard.parquet")
 
 
 def model_folder(settings: StudySettings, variant: str) -> Path:

@@ -37,14 +37,16 @@ def export_pairs(
     study: str | None = None,
     kind: ListenerKind | None = None,
     encode: Encode | None = None,
+    versions: bool = False,
 ) -> ExchangeReport:
     """Writes one Parquet file of all votes of one moment that may be learned from.
 
     min_heard_s: of each clip. consent: the least that the listener gave by now. study: None for all, "" for free use.
     kind: people, simulated listeners, or None for both. encode: makes codes for clips that came without; None leaves
-    such votes out. The report names each vote left out, and each deletion, of which no vote is left to name.
+    such votes out. versions: policies are called NAME@VERSION, not NAME. The report names each vote left out, and each
+    deletion, of which no vote is left to name.
     """
-    table = _TrainingTable(log, min_heard_s, consent, kind, encode)
+    table = _TrainingTable(log, min_heard_s, consent, kind, encode, versions)
     with log.snapshot() as reader:
         for place, deletion in enumerate(reader.deletions()):
             if deletion.votes:
@@ -76,10 +78,16 @@ class _TrainingTable:
     """Decides about each vote, and notes why not."""
 
     def __init__(
-        self, log: PreferenceLog, min_heard_s: float, consent: Consent, kind: ListenerKind | None, encode: Encode | None
+        self,
+        log: PreferenceLog,
+        min_heard_s: float,
+        consent: Consent,
+        kind: ListenerKind | None,
+        encode: Encode | None,
+        versions: bool,
     ) -> None:
         self.report = ExchangeReport()
-        self._log, self._encode = log, encode
+        self._log, self._encode, self._versions = log, encode, versions
         self._min_heard_s, self._consent, self._kind = min_heard_s, consent, kind
         self._encoded = lru_cache(_REMEMBERED)(self._encode_file)
 
@@ -97,7 +105,10 @@ class _TrainingTable:
         if problem is not None:
             self.report.leave_out(f"vote {found['vote_id']}", problem)
             return None
-        return _row(found, codes)
+        row = _row(found, codes)
+        if self._versions:
+            row |= {f"policy_{side}": f"{row[f'policy_{side}']}@{found[f'policy_version_{side}']}" for side in "ab"}
+        return row
 
     def _refusal(self, found: RowMapping) -> str | None:
         if _RANK.index(Consent(found["consent"])) < _RANK.index(self._consent):

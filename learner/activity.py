@@ -41,6 +41,12 @@ class Activity:
         with self.ledger.stage("wait") if self._beside else nullcontext():
             yield
 
+    def stalled(self) -> dict[str, float]:
+        """Seconds since anything got done, by stage under way; `wait` where none is."""
+        seconds = time.monotonic() - self._progress_at
+        stages = [name for name, count in self._doing.copy().items() if count] or ["wait"]
+        return dict.fromkeys(stages, seconds)
+
     async def watch(self) -> None:
         """Never returns. Raises RunFailed, naming the stages, once nothing got done for `stall_s`."""
         while True:

@@ -22,6 +22,7 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -101,15 +102,15 @@ def require_complete(run_dir: str | Path) -> Path:
     return path
 
 
-def prune(run_dir: str | Path, keep: int) -> list[Path]:
-    """Removes all but the newest `keep` checkpoints and step 0, and what interrupted saves left -> what was removed.
+def prune(run_dir: str | Path, keep: int, needed: Collection[int] = ()) -> list[Path]:
+    """Removes all but the newest `keep` checkpoints, step 0 and the steps `needed`, and what interrupted saves left.
 
-    The newest complete checkpoint is never removed.
+    -> what was removed. The newest complete checkpoint is never removed.
     """
     paths = _checkpoints(run_dir)
     newest = latest_complete(run_dir)
     kept = {*paths[-max(1, keep) :], newest}
-    stale = [path for path in paths if path not in kept and step_of(path) != 0]
+    stale = [path for path in paths if path not in kept and step_of(path) not in {0, *needed}]
     stale += sorted((Path(run_dir) / "checkpoints").glob("step_*.tmp"))
     for path in stale:
         _remove(path)

@@ -27,6 +27,7 @@ again; everything else is made again by number, and comes out the same.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +40,7 @@ from cluster.ledger import Ledger
 from configs.schema import Config
 from evaluation.score_rows import append_rows, read_rows, steps_of, truncate_rows
 from learner.activity import Activity
+from learner.guard import Guard
 from learner.pools import Newest, Pools, Score
 from learner.producer import Producer
 from learner.recorder import Recorder
@@ -72,9 +74,33 @@ class Controller:
         self._recorder = recorder
         self._ledger = ledger
         self._activity = Activity(ledger, beside, config.pipeline.stall_s)
+        self._guard = Guard(config, run_dir)
         self._producer = Producer(pools, newest, plan, score, admission, self._activity)
         self._restarts_before: dict[str, int] = {}
         self._stopping = False
+
+    @property
+    def stopped_by(self) -> str:
+        """What the guard ended the run for, and what to go on with; empty where it did not."""
+        guard = self._guard
+        if not guard.stops or guard.first is None:
+            return ""
+        proposed = f"checkpoints/step_{guard.proposed_step}/policy" if guard.proposed_step is not None else "none kept"
+        return f"stopped on alarm, {guard.first.line}; proposed: {proposed}"
+
+    def live(self) -> Row:
+        """What Prometheus sees between two rows; may be called from another thread."""
+        config, pools = self._config, self._pools.all()
+        return {
+            "steps_planned": config.learner.steps,
+            "staleness_bound": self._producer.admission.bound,
+            "stall_bound": config.pipeline.stall_s,
+            "replay_bytes_bound": config.replay.max_bytes,
+            "disk_free_bytes": shutil.disk_usage(self._run_dir).free,
+            "tasks_in_flight": len(self._producer.admission.tasks_in_flight),
+            **{f"actors_{pool.name}": pool.ready for pool in pools},
+            **{f"stalled_{stage}": seconds for stage, seconds in self._activity.stalled().items()},
+        }
 
     def stop(self) -> None:
         """Asks for a checkpoint between two steps, and an end with Interrupted."""
@@ -114,6 +140,7 @@ class Controller:
         await self._producer.restore(state["producer"], self.version)
         self._recorder.begin_at(self.version)
         truncate_rows(self._run_dir, self.version)
+        self._guard.begin_at(self.version)
         self._recorder.status(f"resumed at step {self.version}")
 
     def _state(self) -> dict[str, Any]:
@@ -124,15 +151,17 @@ class Controller:
 
     async def _learn(self) -> None:
         """Steps until the last version; each ends with its row and, where due, evaluation and checkpoint."""
-        self._producer.issue()
-        while self.version < self._config.learner.steps:
+        if not self._guard.stops:
+            self._producer.issue()
+        while self.version < self._config.learner.steps and not self._guard.stops:
             batch = await self._take_batch()
             metrics = await self._step(batch)
+            self._guard.stepped(self.version, metrics)
             await self._publish()
             self._producer.issue()
             judges = await self._evaluate_once() if self._is_due(self._config.evaluation.every) else {}
-            await self._finish_row({**metrics, **judges})
-            if self._is_due(self._config.run.checkpoint_every):
+            await self._finish_row({**metrics, **judges, **self._guard.row()})
+            if self._is_due(self._config.run.checkpoint_every) or self._guard.stops:
                 await self._checkpoint()
 
     async def _take_batch(self) -> TrainingBatch:
@@ -179,6 +208,8 @@ class Controller:
         held_out = {name: mean for name, mean in summary.means.items() if name not in summary.in_reward}
         self._recorder.evaluated(held_out)
         self._recorder.status("")
+        for alarm in self._guard.evaluated(self.version, saved=self._is_due(self._config.run.checkpoint_every)):
+            self._recorder.alarm(alarm.line)
         return {f"judge_{name}": mean for name, mean in held_out.items()}
 
     async def _finish_row(self, metrics: Row) -> None:
@@ -207,7 +238,8 @@ class Controller:
         """Saves version and state; then the store may let go of what no kept checkpoint can ask for."""
         run, learner = self._config.run, self._pools.learner
         with self._activity.stage("checkpoint"):
-            await learner.call("save", str(self._run_dir), self._state(), deadline_s=self._learner_deadline_s)
+            arguments = (str(self._run_dir), self._state(), self._guard.needed)
+            await learner.call("save", *arguments, deadline_s=self._learner_deadline_s)
             oldest_kept = max(0, self.version - run.keep_checkpoints * run.checkpoint_every)
             await self._pools.replay.call("reclaim", oldest_kept)
 

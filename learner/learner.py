@@ -51,6 +51,7 @@ class _Outcome:
 
     losses: dict[str, float]  # policy_loss (-J), value_loss
     sums: dict[str, float]  # kl, entropy, importance weights, how many of them are clipped: summed over cells
+    kl_by_stream: Tensor  # [K] float64, summed over cells
     importance_weight_max: float
     values: Tensor  # [B, T] the baseline that was used
 
@@ -103,7 +104,7 @@ class Learner:
         self._require_finite({name: torch.tensor(number) for name, number in {**losses, **norms}.items()})
         rate = self._update()
         metrics = {**_batch_metrics(batch, self.version), **losses, **norms, "learning_rate": rate}
-        metrics |= _cell_metrics(outcomes, inputs)
+        metrics |= _cell_metrics(outcomes, inputs) | self._kl_by_stream(outcomes, inputs.codes)
         self.version += 1
         return metrics
 
@@ -147,9 +148,16 @@ class Learner:
         return _Outcome(
             losses={"policy_loss": loss.item(), "value_loss": value_term},
             sums={name: cells.detach().sum(dtype=torch.float64).item() for name, cells in sums.items()},
+            kl_by_stream=kl.detach().sum((0, 2), dtype=torch.float64),
             importance_weight_max=weights.max().item(),
             values=values.detach(),
         )
+
+    def _kl_by_stream(self, outcomes: list[_Outcome], codes: Tensor) -> dict[str, float]:
+        """kl_stream_NAME, mean over the cells of a stream; codes [B, K, T]."""
+        sums = torch.stack([outcome.kl_by_stream for outcome in outcomes]).sum(0) / (codes.shape[0] * codes.shape[2])
+        names = [f"{stream.kind}_{place}" for place, stream in enumerate(self.policy.streams)]
+        return {f"kl_stream_{name}": value for name, value in zip(names, sums.tolist(), strict=True)}
 
     def _values(self, rows: _Inputs, frames: int) -> tuple[Tensor, float]:
         """The baseline [B, T] of the rows, after adding the value network's own gradient; its loss."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,11 @@ class LearnerActor:
         """The current weights, on the bus."""
         return self._bus.publish(self._learner.weights(), self._learner.version, self._probe())
 
-    def save(self, run_dir: str, controller_state: dict[str, Any]) -> str:
-        """A complete checkpoint of the current version; older ones beyond `run.keep_checkpoints` go."""
+    def save(self, run_dir: str, controller_state: dict[str, Any], needed: Sequence[int] = ()) -> str:
+        """A complete checkpoint of the current version; older ones beyond `run.keep_checkpoints` go, but not those of
+        the steps `needed`."""
         path = save_checkpoint(run_dir, self._learner.version, self._learner, controller_state, self._config)
-        prune(run_dir, self._config.run.keep_checkpoints)
+        prune(run_dir, self._config.run.keep_checkpoints, needed)
         return str(Path(path))
 
     def _probe(self) -> Probe:

@@ -25,9 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> None:
     config = load_config(words)
     from learner.preflight import preflight  # here, so that a wrong key is answered before anything heavy loads
+    from rewards.preference_registry import pin_checkpoint
     from rewards.registry import pin_checkpoints
 
     pin_checkpoints(config.rewards)
+    config.guard.second_preference = pin_checkpoint(config.guard.second_preference, "guard.second_preference")
     for note in preflight(config):
         print(note, flush=True)
     from learner.run import run

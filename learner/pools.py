@@ -19,6 +19,9 @@ class Pool(Protocol):
     size: int
     restarts: int
 
+    @property
+    def ready(self) -> int: ...
+
     async def call(self, method: str, *args: Any, deadline_s: float | None = None) -> Any: ...
 
     async def refresh(self) -> None: ...

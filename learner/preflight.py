@@ -16,9 +16,10 @@ from configs.prompts import load_prompts
 from configs.schema import Config
 from learner.model_folder import VOCABULARY, ModelFolder
 from learner.run_folder import RunFolder, nearest_existing
-from rewards.checkpoint import check_checkpoint
+from rewards.checkpoint import check_checkpoint, version_of
 from rewards.registry import check_rewards, find_target, local_checkpoint
 
+PREFERENCE = "preference"  # the reward, and the kind of its checkpoint
 POLICY_KINDS = ("tiny_musiclm",)
 CODEC_KINDS = ("magnitude_codec", "encodec")
 ENCODEC_RATE_HZ, ENCODEC_ENTRIES, ENCODEC_KBPS_PER_LEVEL = 75.0, 1024, 0.75
@@ -41,6 +42,7 @@ def preflight(config: Config) -> list[str]:
     check_prompts(config)
     policy, codec = check_models(config)
     check_rewards_and_judges(config)
+    check_guard(config)
     check_port(config.metrics.port)
     notes = [check_disk(config, policy)]
     load_models(config, policy, codec)
@@ -101,6 +103,25 @@ def check_rewards_and_judges(config: Config) -> None:
         raise UserError(f"evaluation.judges: got {judges!r}, allowed an existing folder, or empty for none")
 
 
+def check_guard(config: Config) -> None:
+    """The guarding preference model is whole, and not the one that the run trains on."""
+    if not config.guard.second_preference:
+        return
+    field, reward = "guard.second_preference", config.rewards.get(PREFERENCE)
+    directory = local_checkpoint(config.guard.second_preference)
+    try:
+        check_checkpoint(directory, PREFERENCE)
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from None
+    if reward is None or reward.target or reward.weight == 0:
+        return
+    if version_of(directory) == version_of(local_checkpoint(reward.checkpoint)):
+        raise UserError(
+            f"{field}: got the model that rewards.{PREFERENCE} trains on, allowed one that learnt from other "
+            "listeners, such as half=second of python -m rewards.train preference"
+        )
+
+
 def check_port(port: int) -> None:
     """Nothing listens on the exporter's port."""
     if port == 0:
@@ -138,9 +159,10 @@ def replay_bytes(config: Config, policy: ModelFolder) -> int:
 
 
 def checkpoint_bytes(config: Config, policy: ModelFolder) -> int:
-    """Step 0, the kept ones and the one being written, in 32 bits."""
+    """Step 0, the kept ones, those that the guard may propose, and the one being written, in 32 bits."""
     written = config.learner.steps // config.run.checkpoint_every + 1
-    return (min(config.run.keep_checkpoints, written) + 2) * policy.parameters * 4 * TENSORS_PER_PARAMETER
+    kept = config.run.keep_checkpoints + config.guard.consecutive + 1
+    return (min(kept, written) + 2) * policy.parameters * 4 * TENSORS_PER_PARAMETER
 
 
 def load_models(config: Config, policy: ModelFolder, codec: ModelFolder) -> None:
@@ -148,6 +170,7 @@ def load_models(config: Config, policy: ModelFolder, codec: ModelFolder) -> None
     from codec.checkpoint import load_codec
     from evaluation.judges import load_judges
     from policy.checkpoint import load_policy
+    from rewards.preference_personal import load_preference
     from rewards.registry import build_rewards
 
     if policy.parameters * 4 <= LARGEST_LOADED_BYTES:
@@ -160,6 +183,8 @@ def load_models(config: Config, policy: ModelFolder, codec: ModelFolder) -> None
         build_rewards({name: replace(reward, weight=1.0)})
     if config.evaluation.judges:
         load_judges(config.evaluation.judges)
+    if config.guard.second_preference:
+        load_preference(local_checkpoint(config.guard.second_preference))
 
 
 def _check_streams(policy: ModelFolder, reference: ModelFolder, codec: ModelFolder) -> None:

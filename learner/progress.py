@@ -73,6 +73,11 @@ class Progress:
         """An event that a person should know: a restart, a checkpoint, a warning. Stays on the screen."""
         self._print(text)
 
+    def alarm(self, text: str) -> None:
+        """An over-optimisation alarm: told like a message, and the newest stays in the panel."""
+        self._standing.alarm = text
+        self._print(f"ALARM {text}")
+
     def close(self) -> None:
         """Leaves the last state on the screen; may be called twice."""
         if self._live:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,11 @@ class Recorder:
         self._table = MetricsTable(run_dir)
         self._exporter = PrometheusExporter(config.metrics.port, run_dir.name) if config.metrics.port else None
 
+    def watch(self, read: Callable[[], Row]) -> None:
+        """What Prometheus is to see live, between two rows."""
+        if self._exporter is not None:
+            self._exporter.watch(read)
+
     def begin_at(self, version: int) -> None:
         """Forgets the rows of later steps: they will be made again."""
         self._table.truncate(version)
@@ -41,6 +47,10 @@ class Recorder:
 
     def evaluated(self, means: dict[str, float]) -> None:
         self._progress.evaluated(means)
+
+    def alarm(self, text: str) -> None:
+        """An over-optimisation alarm that has begun to ring."""
+        self._progress.alarm(text)
 
     def event(self, event: PoolEvent) -> None:
         what = "missed its deadline" if event.kind == "timeout" else f"died ({event.reason})"

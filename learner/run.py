@@ -38,19 +38,19 @@ def run(config: Config) -> Path:
         ray_session() as local,
     ):
         try:
-            run_dir = asyncio.run(_run(config, progress, ledger, local))
+            run_dir, stopped_by = asyncio.run(_run(config, progress, ledger, local))
         except Interrupted:
             raise KeyboardInterrupt from None
         progress.status("writing the report")
         from evaluation.report import write_report
 
         report = write_report(run_dir)
-    print(f"report: {report}", flush=True)
+    print(f"{stopped_by}; report: {report}" if stopped_by else f"report: {report}", flush=True)
     return report
 
 
-async def _run(config: Config, progress: Progress, ledger: Ledger, local: bool) -> Path:
-    """-> the run folder."""
+async def _run(config: Config, progress: Progress, ledger: Ledger, local: bool) -> tuple[Path, str]:
+    """-> the run folder, and what the guard stopped the run for (empty: it did not)."""
     from cluster.placement import plan_on_cluster
 
     placement = await plan_on_cluster(config)
@@ -58,7 +58,7 @@ async def _run(config: Config, progress: Progress, ledger: Ledger, local: bool) 
     progress.message(f"run folder: {folder.path}")
     try:
         with _signals(progress) as stops:
-            await _loop(config, folder.path.absolute(), placement, local, progress, ledger, stops)
+            stopped_by = await _loop(config, folder.path.absolute(), placement, local, progress, ledger, stops)
     except Interrupted:
         if folder.checkpoint_steps():
             progress.message(RESUME_HINT.format(folder.path))
@@ -69,7 +69,7 @@ async def _run(config: Config, progress: Progress, ledger: Ledger, local: bool) 
         raise
     finally:
         folder.close()
-    return folder.path
+    return folder.path, stopped_by
 
 
 async def _loop(
@@ -80,8 +80,8 @@ async def _loop(
     progress: Progress,
     ledger: Ledger,
     stops: list[Callable[[], None]],
-) -> None:
-    """Starts the actors and hands over to the controller; ends them whatever happens."""
+) -> str:
+    """Starts the actors and hands over to the controller; ends them whatever happens. -> Controller.stopped_by."""
     from learner.checkpoint import require_complete
     from learner.controller import Controller
     from learner.pools import Newest
@@ -103,7 +103,9 @@ async def _loop(
         score = _scoring(config, crew, epoch)
         controller = Controller(config, run_dir, crew.pools, newest, plan, score, recorder, ledger)
         stops.append(controller.stop)
+        recorder.watch(controller.live)
         await controller.run(resume_from)
+        return controller.stopped_by
     except asyncio.CancelledError:
         raise Interrupted from None
     finally:

@@ -21,6 +21,7 @@ class Standing:
         self.title = title
         self.step = 0
         self.status = "starting"
+        self.alarm = ""  # the newest one
         self.reward_history: list[float] = []
         self._recent: deque[Row] = deque(maxlen=WINDOW)
         self._first: dict[str, float] = {}

@@ -74,8 +74,7 @@ class Sampler:
         def work(begin: int, end: int) -> None:
             with torch.inference_mode():  # of this thread: a tensor of the caller's mode could not be filled here
                 found = self._sample(text[begin:end], seeds[begin:end], frames, settings)
-            for whole, part in zip((codes, log_probs), found, strict=True):
-                whole[begin:end] = part.transpose(2, 1, 0)
+            codes[begin:end], log_probs[begin:end] = (part.transpose(2, 1, 0) for part in found)
 
         share_rows(len(text), LEAST_ROWS, work)
         return torch.from_numpy(codes).to(text.device), torch.from_numpy(log_probs).to(text.device)

@@ -119,6 +119,11 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     return config
 
 
+def version_of(directory: str | Path) -> str:
+    """The version of a complete checkpoint, without loading it."""
+    return content_version(read_config(directory), (Path(directory) / WEIGHTS_FILE).read_bytes())
+
+
 def content_version(config: dict[str, Any], weights: bytes) -> str:
     """12 hex digits of sha256 over the architecture and the stored weights; normalisation left out."""
     shape = {name: value for name, value in config.items() if name not in _NOT_HASHED}

@@ -67,8 +67,12 @@ def may_serve(
     theirs = hits(current[held_out.decided], decided.choices)
     before, gain = clustered_share(theirs, decided.prompts, seed), clustered_share(ours - theirs, decided.prompts, seed)
     passed = gain.low > 0 if rule == "above" else gain.low >= -margin
-    asked = "above the current version" if rule == "above" else f"not {margin:g} below the current version"
-    reason = f"{'' if passed else 'not '}{asked}: gain {_shown(gain)}, accuracy {_shown(share)}"
+    sure, unsure = (
+        ("above the current version", "not above the current version")
+        if rule == "above"
+        else (f"not {margin:g} below the current version", f"maybe more than {margin:g} below the current version")
+    )
+    reason = f"{sure if passed else unsure}: gain {_shown(gain)}, accuracy {_shown(share)}"
     return Verdict(passed, reason, share, before, gain, p_chance, _mcnemar(ours, theirs))
 
 

@@ -4,7 +4,7 @@ The temporal trunk of the policy reads text and frames; its states are pooled ov
 score. One frame more is fed than there are, because the trunk's state t knows the frames before t only: so the states
 1..T know 1..T frames, and the last knows the whole clip.
 Source: MusicRL section 3.3 (caption and tokens to a scalar, started from the policy's checkpoint); pooling and head:
-our choice, compared in docs/preference-model.md.
+our choice. Mean and deviation over time: statistics pooling, Snyder et al. 2018 (x-vectors), section 2.1.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from policy.text import TextTokenizer
 from policy.tiny_musiclm import Block, TemporalTrunk, TinyMusicLM, TinyMusicLMConfig
 
-POOLINGS = ("last", "mean", "attention")
+POOLINGS = ("last", "mean", "attention", "statistics")
 AXES = 32  # with the few hundred votes of one listener, more would only feed the penalty
-LEAST_SPREAD = 1e-3  # of an axis, absolute and beside the first's: what is smaller is rounding
+LEAST_SPREAD = 1e-3  # of a feature or an axis, absolute and beside the first's: what is smaller is rounding
+LEAST_VARIANCE = 1e-6  # keeps the root differentiable where nothing changes over time
 
 
 @dataclass(frozen=True)
 class PreferenceNetConfig:
-    pooling: str = "mean"
+    pooling: str = "statistics"
     hidden: int = 128  # of the head; 0: linear
     dropout: float = 0.1
     text: bool = True  # False: every caption is read as the null condition
@@ -40,15 +41,20 @@ class PreferenceNet(nn.Module):
 
     axes: Tensor
     axes_mean: Tensor
+    features_mean: Tensor
+    features_spread: Tensor
 
     def __init__(self, trunk: TemporalTrunk, tokenizer: TextTokenizer, config: PreferenceNetConfig) -> None:
         super().__init__()
         self.trunk, self.tokenizer, self.config = trunk, tokenizer, config
         width = trunk.embed_start.shape[0]
         self.query = nn.Parameter(torch.zeros(width)) if config.pooling == "attention" else None
+        width *= 2 if config.pooling == "statistics" else 1
         self.head = score_head(width, config)
         self.side = nn.Parameter(torch.zeros(()))
         self.log_nu = nn.Parameter(torch.tensor(-1.0))
+        self.register_buffer("features_mean", torch.zeros(width))
+        self.register_buffer("features_spread", torch.ones(width))
         self.register_buffer("axes_mean", torch.zeros(width))
         self.register_buffer("axes", torch.zeros(width, min(AXES, width)))
         for module in trunk.modules():
@@ -78,23 +84,39 @@ class PreferenceNet(nn.Module):
         return self.trunk(torch.cat([codes, codes[..., -1:]], dim=2), text)[:, 1:]
 
     def features(self, codes: Tensor, frames: Tensor, text: Tensor) -> Tensor:
-        """-> [B, D]: the pooled states. Frames past a clip's own are not seen: the trunk is causal."""
+        """-> [B, D]: the pooled states, [B, 2 D] with pooling="statistics": their mean and their standard deviation.
+
+        Frames past a clip's own are not seen: the trunk is causal.
+        """
         states = self.states(codes, text)
         if self.config.pooling == "last":
             return states[torch.arange(len(states), device=states.device), frames - 1]
         heard = torch.arange(states.shape[1], device=states.device) < frames[:, None]  # [B, T]
         if self.query is None:
-            return (states * heard[..., None]).sum(1) / frames[:, None]
+            mean = (states * heard[..., None]).sum(1) / frames[:, None]
+            if self.config.pooling == "mean":
+                return mean
+            squares = ((states - mean[:, None]) ** 2 * heard[..., None]).sum(1) / frames[:, None]
+            return torch.cat([mean, (squares + LEAST_VARIANCE).sqrt()], dim=1)
         focus = (states @ self.query).masked_fill(~heard, -torch.inf).softmax(1)
         return (states * focus[..., None]).sum(1)
 
     def forward(self, codes: Tensor, frames: Tensor, text: Tensor) -> Tensor:
-        return self.head(self.features(codes, frames, text)).squeeze(1)
+        return self.score_features(self.features(codes, frames, text))
+
+    def score_features(self, features: Tensor) -> Tensor:
+        """[..., D] of `features` -> [...]."""
+        return self.head((features - self.features_mean) / self.features_spread).squeeze(-1)
 
     def read(self, codes: Tensor, frames: Tensor, text: Tensor) -> Tensor:
         """-> [B, 1 + R]: the score, then the features along the axes, of unit spread over clips."""
         features = self.features(codes, frames, text)
-        return torch.cat([self.head(features), (features - self.axes_mean) @ self.axes], dim=1)
+        return torch.cat([self.score_features(features)[:, None], (features - self.axes_mean) @ self.axes], dim=1)
+
+    def scale_features(self, features: Tensor) -> None:
+        """Every feature of many clips [N, D] reaches the head with mean 0 and deviation 1."""
+        self.features_mean.copy_(features.mean(0))
+        self.features_spread.copy_(features.std(0, correction=0).clamp_min(LEAST_SPREAD))
 
     def set_axes(self, features: Tensor) -> None:
         """Principal axes of many clips' features [N, D], of unit spread each; with next to none, left at 0."""

@@ -25,6 +25,7 @@ Settings = TypeVar("Settings")
 class PreferenceSettings:
     pairs: str = setting("", "Parquet file of votes (rewards/preference_pairs.py); several with commas between")
     policy: str = setting("assets/tiny/policy", "directory of the policy whose weights it starts from")
+    start: str = setting("", "directory of an earlier version whose weights it goes on from; empty: the policy's")
     out: str = setting("", "directory of the model; empty: runs/preference/DATA-SEED")
     registry: str = setting(
         "runs/preference/registry", "registry that the version is entered into, and gated; none: no entry"
@@ -47,18 +48,19 @@ class PreferenceSettings:
     # network
     scratch: bool = setting(False, "the same network from random weights")
     text: bool = setting(True, "false: without the caption")
-    pooling: str = setting("mean", "over the frames' states", choices=POOLINGS)
+    pooling: str = setting("statistics", "over the frames' states; statistics: mean and deviation", choices=POOLINGS)
     hidden: int = setting(128, "width of the head; 0: linear", at_least=0, at_most=4096)
     dropout: float = setting(0.1, "in trunk and head", at_least=0, at_most=0.9)
     # training
+    head_first: bool = setting(True, "fit the head to the trunk as it is before both are trained")
     steps: int = setting(0, "updates at most; 0: by epochs", at_least=0)
     epochs: float = setting(2.0, "passes over the votes at most", above=0, at_most=1000)
     batch_size: int = setting(32, "pairs per update (32: paper, section 3.3)", at_least=1)
     learning_rate: float = setting(3e-4, "of the trunk", above=0, at_most=1)
     head_learning_rate: float = setting(1e-3, "of head, side and ties", above=0, at_most=1)
     weight_decay: float = setting(0.05, "AdamW's", at_least=0, at_most=1)
-    eval_every: int = setting(50, "steps between looks at the validation votes", at_least=1)
-    patience: int = setting(6, "looks without a better one until it stops; 0: never", at_least=0)
+    eval_every: int = setting(100, "steps between looks at the validation votes", at_least=1)
+    patience: int = setting(4, "looks without a better one until it stops; 0: never", at_least=0)
     seed: int = setting(0, "of weights, order, dropout and crops", at_least=0, at_most=2**32 - 1)
     # machine
     workers: int = setting(1, "Ray Train workers; 0: in this process, without Ray", at_least=0)

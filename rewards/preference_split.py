@@ -8,7 +8,7 @@ on votes that neither has learnt from.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -30,6 +30,12 @@ def split_of(pairs: PairSet, part: Part, by: str = "prompt", held_out: float = 0
     return place >= held_out + valid
 
 
+def held_out_prompts(prompts: Sequence[str], held_out: float = 0.1) -> list[str]:
+    """Those of `prompts` whose votes are held out from every version that leaves out such a share."""
+    places = _places([_prompt_key(prompt) for prompt in prompts], salt="prompt")
+    return [prompt for prompt, place in zip(prompts, places, strict=True) if place < held_out]
+
+
 def half_of(pairs: PairSet, half: str) -> np.ndarray:
     """[P] bool: votes of one half of the listeners; of all for "". A model of the other half guards this one's."""
     if not half:
@@ -41,7 +47,12 @@ def half_of(pairs: PairSet, half: str) -> np.ndarray:
 def _keys(pairs: PairSet, by: str) -> Iterable[str]:
     if by == "listener":
         return pairs.listeners
-    return [" ".join(prompt.casefold().split()) for prompt in pairs.prompts]
+    return [_prompt_key(prompt) for prompt in pairs.prompts]
+
+
+def _prompt_key(prompt: str) -> str:
+    """The same for two spellings of a prompt."""
+    return " ".join(prompt.casefold().split())
 
 
 def _places(keys: Iterable[str], salt: str) -> np.ndarray:

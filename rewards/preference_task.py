@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import torch
 from cluster.errors import UserError
 from policy.checkpoint import load_policy
 from policy.tiny_musiclm import TinyMusicLM
+from rewards.preference import Preference
+from rewards.preference_head import fit_head
 from rewards.preference_net import PreferenceNet, PreferenceNetConfig
 from rewards.preference_pairs import PairSet, read_pairs
 from rewards.preference_settings import PreferenceSettings
 from rewards.preference_split import Part, half_of, split_of
-from rewards.preference_training import PreferenceTrainer, Votes, votes_of
+from rewards.preference_training import PreferenceTrainer, Votes, start_from_shares, votes_of
 
 FEWEST_VOTES = 50  # decided ones to learn from; fewer say nothing
 
@@ -60,6 +63,7 @@ def make_task(settings: PreferenceSettings, policy: TinyMusicLM, pairs: PairSet)
             f"{FEWEST_VOTES} and 1 (beside the held-out ones)"
         )
     crop_frames = round(settings.crop_s * policy.frame_rate_hz)
+    settings = dataclasses.replace(settings, start=str(Path(settings.start).absolute()) if settings.start else "")
     return Task(settings, str(Path(settings.policy).absolute()), train, valid, crop_frames)
 
 
@@ -69,16 +73,35 @@ def part_of(pairs: PairSet, settings: PreferenceSettings, part: Part) -> PairSet
 
 
 def fresh_net(settings: PreferenceSettings, policy: TinyMusicLM) -> PreferenceNet:
-    """The network that the training starts from."""
+    """The network that the training starts from. Raises UserError for a `start` of another shape."""
     torch.manual_seed(settings.seed)
     config = PreferenceNetConfig(settings.pooling, settings.hidden, settings.dropout, settings.text)
-    return PreferenceNet.from_policy(policy, config, settings.scratch)
+    net = PreferenceNet.from_policy(policy, config, settings.scratch)
+    if settings.start:
+        _go_on_from(settings.start, net)
+    return net
 
 
-def make_trainer(task: Task, device: str = "cpu", **parallel: Any) -> PreferenceTrainer:
-    """A trainer at step 0. `parallel`: rank, workers, wrap."""
-    net = fresh_net(task.settings, load_policy(task.policy)).to(device)
+def make_trainer(task: Task, device: str = "cpu", restored: bool = False, **parallel: Any) -> PreferenceTrainer:
+    """A trainer at step 0. restored: a later state follows. `parallel`: rank, workers, wrap."""
+    settings = task.settings
+    net = fresh_net(settings, load_policy(task.policy)).to(device)
+    start_from_shares(net, task.train.choices)
+    if settings.head_first and not settings.start and not restored:
+        fit_head(net, task.train, settings.ties, task.crop_frames, settings.seed)
     return PreferenceTrainer(net, task.train, task.valid, task.settings, task.crop_frames, **parallel)
+
+
+def _go_on_from(directory: str, net: PreferenceNet) -> None:
+    """The weights of an earlier version into `net`."""
+    earlier = Preference.load(directory).net
+    try:
+        net.load_state_dict(earlier.state_dict())
+    except RuntimeError:
+        raise UserError(
+            f"start: got {directory}, a model of other shapes ({earlier.config}), allowed one of the same policy and "
+            f"network ({net.config})"
+        ) from None
 
 
 def _check_codes(pairs: PairSet, policy: TinyMusicLM) -> None:

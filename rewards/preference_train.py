@@ -33,7 +33,7 @@ from rewards.training import Progress
 
 TRAINING_FOLDER = "training"  # in the model's directory while it is being trained
 _NOT_OF_THE_MODEL = (
-    *("pairs", "policy", "out", "registry", "gate", "margin", "parent"),
+    *("pairs", "policy", "start", "out", "registry", "gate", "margin", "parent"),
     *("workers", "threads", "gpu", "checkpoint_every"),
 )
 
@@ -64,7 +64,8 @@ def train_preference(settings: PreferenceSettings, progress: Progress = print) -
 
 def train_here(task: Task, folder: Path, progress: Progress) -> dict[str, Any]:
     """Trains in this process, checkpoints in `folder` -> the trainer's last state."""
-    trainer, path = make_trainer(task), folder / "state.pt"
+    path = folder / "state.pt"
+    trainer = make_trainer(task, restored=path.is_file())
     if path.is_file():
         trainer.restore(torch.load(path, weights_only=True))
         progress(f"preference: going on from step {trainer.step}")
@@ -105,6 +106,8 @@ def _identity(settings: PreferenceSettings, pairs: PairSet) -> dict[str, Any]:
         "policy": policy_version(settings.policy),
         "settings": chosen,
     }
+    if settings.start:
+        facts["start"] = Preference.load(settings.start).version
     return {**facts, "hash": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}
 
 

@@ -23,7 +23,7 @@ from rewards.preference_settings import PreferenceSettings
 from rewards.training import rate_at
 
 EVALUATED_AT_ONCE = 64
-MOST_VALIDATED = 2000  # votes looked at to decide when to stop
+MOST_VALIDATED = 1000  # votes looked at to decide when to stop
 WARMUP_STEPS = 30
 
 
@@ -106,7 +106,6 @@ class PreferenceTrainer:
         self.valid = valid.take(np.linspace(0, len(valid) - 1, min(len(valid), MOST_VALIDATED)).astype(np.int64))
         self.crop_frames, self.rank, self.workers = crop_frames, rank, workers
         self.device = next(net.parameters()).device
-        start_from_shares(net, train.choices)
         self.loss = VoteLoss(net, settings.ties)
         self.parallel = wrap(self.loss)
         self.steps = settings.steps or max(1, round(settings.epochs * len(train) / settings.batch_size))

@@ -68,8 +68,8 @@ def _work(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     wrap = prepare_model if workers > 1 else torch.nn.Identity()
-    trainer = make_trainer(task, str(get_device()), rank=rank, workers=workers, wrap=wrap)
     checkpoint = ray.train.get_checkpoint()
+    trainer = make_trainer(task, str(get_device()), checkpoint is not None, rank=rank, workers=workers, wrap=wrap)
     if checkpoint is not None:
         trainer.restore(_stored(checkpoint))
         _say(config["lines"], rank, [f"preference: going on from step {trainer.step}"])

@@ -27,10 +27,11 @@ function showFigures(found) {
     ...figure("Trophies", (choices.a ?? 0) + (choices.b ?? 0)),
     ...figure("Ties", choices.tie ?? 0),
     ...figure("Neither", choices.neither ?? 0),
-    ...figure(`Agreement of ${found.compared}`, share),
+    ...figure("Listeners agree", share),
     ...figure("Ratings", found.ratings),
   );
   $("preferred").replaceChildren(...found.preferred.map((row) => line(row.policy, row.wins, row.losses, row.ties)));
+  $("agreement").textContent = `Where two listeners gave a trophy to one of the same two clips (${found.compared} times), how often it was the same clip.`;
   $("study").hidden = !found.study;
   const raters = Object.entries(found.study_raters).map(([count, items]) => `${items} with ${count}`);
   $("study-caption").textContent = `Study ${found.study}: pairs by raters: ${raters.join(", ") || "none yet"}`;

@@ -14,11 +14,15 @@ export class Consent {
     $("consent").addEventListener("cancel", (event) => {
       if (!this.consent) event.preventDefault(); // nothing works before a choice
     });
+    $("consent").addEventListener("close", () => {
+      if (!this.consent) this.#open(); // a second Escape closes whatever we say
+    });
   }
 
   /** Resolves when there is a choice; asks for it if there is none. */
   async ensure(session) {
     this.consent = session.consent;
+    $("operator").textContent = session.operator && `This page is run by ${session.operator}.`;
     if (this.consent) return;
     const agreed = new Promise((resolve) => (this.#agreed = resolve));
     this.#open();
@@ -26,15 +30,15 @@ export class Consent {
   }
 
   #open() {
-    const chosen = document.querySelector(`input[name=consent][value=${this.consent ?? "count"}]`);
-    chosen.checked = true;
+    const choices = [...document.querySelectorAll("input[name=consent]")];
+    for (const choice of choices) choice.checked = choice.value === this.consent; // at first nothing is chosen for you
     $("consent-title").textContent = this.consent ? "Your answers" : "Before you listen";
     $("agree").textContent = this.consent ? "Keep this choice" : "Agree and listen";
     $("delete").hidden = !this.consent;
     this.#askToDelete(false);
     this.#complain("");
     $("consent").showModal();
-    chosen.focus();
+    (choices.find((choice) => choice.checked) ?? choices[0]).focus();
   }
 
   async #submit(event) {

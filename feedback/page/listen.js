@@ -3,7 +3,7 @@
 import { Api, newId, persist, sleep } from "./api.js";
 import { Consent } from "./consent.js";
 import { Outbox } from "./outbox.js";
-import { $, explain, notify, say, show, shown } from "./page.js";
+import { $, explain, notify, quoted, say, show, shown } from "./page.js";
 import { PairView } from "./pair_view.js";
 
 const CHOICES = { 1: "a", 2: "b", 3: "tie", 4: "neither" };
@@ -98,7 +98,7 @@ function again(prompt) {
 
 function showStage(state, seconds) {
   const present = STAGES.indexOf(state.state);
-  $("making-prompt").textContent = state.prompt;
+  $("making-prompt").textContent = quoted(state.prompt);
   for (const [place, item] of [...$("stages").children].entries()) {
     item.className = place < present ? "past" : place === present ? "present" : "";
     if (place === present) item.setAttribute("aria-current", "step");
@@ -113,7 +113,7 @@ function showStage(state, seconds) {
 function showPair(pair) {
   leave();
   wait += 1;
-  $("pair-prompt").textContent = pair.prompt;
+  $("pair-prompt").textContent = quoted(pair.prompt);
   show("pair");
   view = new PairView($("clips"), pair, addTrophy, showAnswers);
 }
@@ -212,4 +212,7 @@ $("pair").addEventListener("keydown", (event) => {
 });
 $("stop-waiting").addEventListener("click", () => compose().catch(fail));
 $("next").addEventListener("click", () => ask(null));
+$("thanks").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && event.target === $("thanks-title")) ask(null); // pair after pair, without the mouse
+});
 $("write").addEventListener("click", () => compose().catch(fail));

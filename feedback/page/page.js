@@ -25,6 +25,11 @@ export function notify(text) {
   $("notice").hidden = !text;
 }
 
+/** A description as it is shown. */
+export function quoted(prompt) {
+  return `“${prompt}”`;
+}
+
 /** What a failure means, in words. */
 export function explain(error) {
   const text = error.message || String(error);

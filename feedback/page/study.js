@@ -3,7 +3,7 @@
 import { Api, newId, persist, sleep } from "./api.js";
 import { Consent } from "./consent.js";
 import { Outbox } from "./outbox.js";
-import { $, explain, notify, say, show, shown } from "./page.js";
+import { $, explain, notify, quoted, say, show, shown } from "./page.js";
 import { PairView } from "./pair_view.js";
 
 const LOOK_AGAIN_MS = 5000;
@@ -58,7 +58,7 @@ function finish(study) {
 
 function showPair(pair) {
   view?.close({ forget: false });
-  $("pair-prompt").textContent = pair.prompt;
+  $("pair-prompt").textContent = quoted(pair.prompt);
   $("save").hidden = true;
   show("rating");
   view = new PairView($("clips"), pair, addScores, showScores);

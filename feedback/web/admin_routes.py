@@ -86,7 +86,8 @@ async def metrics(request: Request, parts: PartsOf, authorization: Annotated[str
     """For Prometheus: from this machine freely, from elsewhere with the admin token as bearer."""
     if not (_is_local(request) or _is_bearer(parts, authorization)):
         raise Problematic(401, "metrics: the admin token is needed from other machines")
-    return Response(parts.meter.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    text = await parts.exports.run(parts.meter.text)  # agreement reads the log
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def _export(parts: Parts, name: str, write: Callable[[PreferenceLog, Path], None]) -> Response:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from configs.prompts import load_prompts
+from feedback.agreement import AgreementShare
 from feedback.answers import Answers
 from feedback.meter import Meter
 from feedback.pair_writer import Makers, PairWriter, StudyTask
@@ -86,6 +87,8 @@ def _parts(
 ) -> Parts:
     suggestions = load_prompts(settings.prompts.suggestions, field="prompts.suggestions")
     meter, threads = Meter(), LogThreads()
+    meter.compare(versions)
+    meter.watch("agreement", "share of two answers to one pair that prefer the same clip", AgreementShare(log, clock))
     pool = Pool(settings.pool.pairs, settings.pool.listeners)
     refill(pool, log, frozenset(suggestions), versions)
     desk, plan = _study(settings, log, versions)

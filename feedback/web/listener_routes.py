@@ -32,6 +32,7 @@ async def read_session(request: Request, response: Response, parts: PartsOf) -> 
         consent=consent,
         prompt_max_chars=parts.settings.prompts.max_chars,
         study=parts.settings.study.name,
+        operator=parts.settings.operator,
     )
 
 

@@ -71,6 +71,7 @@ class SessionOut(Message):
     consent: Consent | None
     prompt_max_chars: int
     study: str
+    operator: str
 
 
 class ClipOut(Message):

@@ -185,12 +185,17 @@ def test_the_exporter_serves_the_newest_values_under_their_columns_names():
     try:
         exporter.update(row(1, restarts_scorer=2))
         exporter.update(row(2))
+        exporter.watch(lambda: {"stalled_learn": 3.5})
         with urllib.request.urlopen(f"http://127.0.0.1:{exporter.port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
     finally:
         exporter.close()
-    values = dict(re.findall(r'^musicrl_(\w+)\{run="tiny_r-1"\} (\S+)$', text, flags=re.MULTILINE))
-    assert {name: float(value) for name, value in values.items()} == row(2, restarts_scorer=2)
+    values = dict(
+        re.findall(r'^musicrl_(\w+)\{(?:\w+="\w+",)?run="tiny_r-1"(?:,\w+="\w+")?\} (\S+)$', text, flags=re.MULTILINE)
+    )
+    assert {name: float(value) for name, value in values.items()} == row(2, restarts_scorer=2, stalled_learn=3.5)
+    assert 'musicrl_restarts_scorer{role="scorer",run="tiny_r-1"}' in text
+    assert 'musicrl_stalled_learn{run="tiny_r-1",stage="learn"}' in text
 
 
 def test_a_taken_port_is_one_clear_line():

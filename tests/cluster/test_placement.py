@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.errors import UserError
-from cluster.placement import Placement, plan
+from cluster.placement import PLACE, Placement, actor_options, plan, plan_groups
 from configs.schema import Config
 
 
@@ -58,3 +58,31 @@ def test_more_than_the_largest_node_is_refused_by_name() -> None:
 def test_generators_may_be_spread_over_nodes() -> None:
     placement = plan(config("async", generators=12, learner_cpus=4), [8.0, 8.0, 8.0])
     assert not placement.shared
+
+
+LEARNER = {"CPU": 8.0, "learner": 1.0}
+GENERATOR = {"CPU": 4.0, "generator": 1.0}
+
+
+def test_each_role_asks_for_its_group_and_an_empty_group_is_no_obstacle() -> None:
+    made = config("async", generators=100, generator_cpus=4, learner_cpus=8)
+    placement = plan_groups(made, [{"CPU": 0.0}, LEARNER], LEARNER)
+    assert not placement.shared
+    assert (placement.generator.group, placement.scorer.group) == ("generator", "scorer")
+    assert {placement.learner.group, placement.replay.group, placement.evaluator.group} == {"learner"}
+    options = actor_options(placement.generator, on_this_node=False, local=True)
+    assert options["num_cpus"] == 4
+    assert options["resources"] == {"generator": PLACE}
+    assert "resources" not in actor_options(plan(made, [512.0]).generator, on_this_node=False, local=True)
+
+
+def test_the_driver_must_be_on_a_learner_node() -> None:
+    with pytest.raises(UserError, match=r"entrypoint-resources: got .* without the resource 'learner'"):
+        plan_groups(config(), [{"CPU": 4.0}, LEARNER], {"CPU": 4.0})
+
+
+def test_more_than_a_node_of_the_group_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"actors\.generator_cpus: got 5, allowed at most 4"):
+        plan_groups(config(generator_cpus=5), [LEARNER, GENERATOR], LEARNER)
+    with pytest.raises(UserError, match=r"learner\.cpus: got 9, allowed at most 8"):
+        plan_groups(config(learner_cpus=9), [LEARNER, GENERATOR, {"CPU": 64.0}], LEARNER)

@@ -6,10 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from configs.schema import AlarmRules
 from evaluation.over_optimisation import (
-    DIVERSITY,
-    SECOND_PREFERENCE,
-    AlarmRules,
     History,
     alarms,
     guard_scores,
@@ -17,7 +15,7 @@ from evaluation.over_optimisation import (
     propose_checkpoint,
     standardised,
 )
-from evaluation.score_rows import rows_table
+from evaluation.score_rows import DIVERSITY, SECOND_PREFERENCE, rows_table
 
 STEPS = np.arange(9) * 25
 RISES = 0.2 * np.arange(9.0)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
 
 from feedback.preference_log import PreferenceLog
+from tests.postgres.database import own_database
 
 POSTGRES = os.environ.get("MUSICRL_POSTGRES_URL", "")
 needs_postgres = pytest.mark.skipif(not POSTGRES, reason="MUSICRL_POSTGRES_URL names no PostgreSQL server")
@@ -22,14 +21,8 @@ def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/log.sqlite"
         return
-    name = f"log_{secrets.token_hex(6)}"
-    server = create_engine(make_url(POSTGRES).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield make_url(POSTGRES).set(database=name).render_as_string(hide_password=False)
-    with server.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    server.dispose()
+    with own_database(POSTGRES) as url:
+        yield url
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 from cluster.errors import RunFailed, UserError
 from evaluation.data_table import read_csv
 from evaluation.ratings import compare_systems
+from feedback.ledger import Ledger
 from feedback.study import main
-from feedback.study_ledger import Ledger
 from feedback.study_settings import StudySettings
 from feedback.study_stages import OVER, SYSTEMS, Stages, run_folder
 from feedback.study_summary import orderings
@@ -179,7 +179,7 @@ def test_whole_study_killed_in_several_stages(tmp_path):
     assert "Which orderings hold" in (tmp_path / "docs" / "README.md").read_text()
 
 
-def kill_at(line: list[str], text: str) -> None:
+def kill_at(line: list[str], text: str, pause_s: float = 2.0) -> None:
     """Kills the command and all its children a moment after it says `text`."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
@@ -188,6 +188,6 @@ def kill_at(line: list[str], text: str) -> None:
         assert process.stdout is not None
         for said in process.stdout:
             if text in said:
-                time.sleep(2.0)  # into the stage
+                time.sleep(pause_s)  # into the stage
                 break
         os.killpg(process.pid, signal.SIGKILL)

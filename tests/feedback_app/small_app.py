@@ -69,6 +69,7 @@ class SmallApp:
     clock: Clock = field(default_factory=Clock)
     rng: random.Random | None = None
     start: bool = True  # False: another server runs it
+    gated: bool = False  # True: nothing is made until makers.gate is set
 
     def __post_init__(self) -> None:
         self.settings: Settings = load_settings(self.words)
@@ -77,6 +78,8 @@ class SmallApp:
         sampling = SamplingSettings()
         maker = ClipMaker(folders, self.settings.codec, self.settings.seconds, sampling, None, threads=1)
         self.makers = LocalMakers(maker)
+        if self.gated:
+            self.makers.gate.clear()
         versions = {name: policy_version(path) for name, path in folders.items()}
         key = load_key(self.folder)
         self.app: FastAPI = create_app(
@@ -95,6 +98,11 @@ class SmallApp:
         """As after a kill: the same settings, log, key and clock, nothing else."""
         self.close()
         return SmallApp(self.folder, self.world, self.words, self.clock)
+
+    def await_pool(self) -> None:
+        """Until the pool is full; from then on nothing is being made."""
+        pool = self.app.state.parts.studio._pool
+        wait_until(lambda: pool.lacks == 0)
 
     def visitor(self, consent: str | None = "train") -> Visitor:
         return Visitor(self, consent)
@@ -175,7 +183,12 @@ def second_policy(world: TinyWorld) -> Path:
 
 
 def small_app(
-    folder: Path, world: TinyWorld, rng: random.Random | None = None, start: bool = True, **settings: Any
+    folder: Path,
+    world: TinyWorld,
+    rng: random.Random | None = None,
+    start: bool = True,
+    gated: bool = False,
+    **settings: Any,
 ) -> SmallApp:
     """settings: dots written as two underscores."""
     chosen = {
@@ -191,7 +204,8 @@ def small_app(
         "limits.listeners": "10000/minute",
     }
     chosen |= {name.replace("__", "."): value for name, value in settings.items()}
-    return SmallApp(folder, world, [f"{name}={value}" for name, value in chosen.items()], rng=rng, start=start)
+    words = [f"{name}={value}" for name, value in chosen.items()]
+    return SmallApp(folder, world, words, rng=rng, start=start, gated=gated)
 
 
 def everything(log: PreferenceLog) -> tuple[list[Any], list[Any], list[Any]]:

@@ -1,6 +1,6 @@
 """kill -9 of the app and of its replica, again and again, while votes come in: each acknowledged vote is there once.
 
-The log is SQLite, or the database of FEEDBACK_TEST_URL (an empty one).
+On SQLite, and on the PostgreSQL of MUSICRL_POSTGRES_URL where that is set (python -m tests.postgres.serve COMMAND).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,14 +18,31 @@ import pytest
 from feedback.preference_log import PreferenceLog
 from feedback.settings import load_settings
 from tests.feedback_app.served_app import HttpListener, ServedApp, new_folder, vote_body
+from tests.postgres.database import own_database
 from tests.system.tiny_world import TinyWorld
 
+POSTGRES = os.environ.get("MUSICRL_POSTGRES_URL", "")
 VOTES, LISTENERS, KILLS = 500, 10, 8
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("postgres", marks=pytest.mark.skipif(not POSTGRES, reason="no MUSICRL_POSTGRES_URL")),
+    ]
+)
+def log_words(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """Settings that name the database."""
+    if request.param == "sqlite":
+        yield []
+        return
+    with own_database(POSTGRES) as url:
+        yield [f"log.url={url}"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_each_acknowledged_vote_is_there_once(world: TinyWorld) -> None:
+def test_each_acknowledged_vote_is_there_once(world: TinyWorld, log_words: list[str]) -> None:
     folder = new_folder()
     words = [
         f"policies=base={world.folder / 'policy'}",
@@ -38,9 +56,8 @@ def test_each_acknowledged_vote_is_there_once(world: TinyWorld) -> None:
         "limits.prompts=100000/minute",
         "limits.requests=1000000/minute",
         "limits.listeners=100000/hour",
+        *log_words,
     ]
-    if url := os.environ.get("FEEDBACK_TEST_URL"):
-        words.append(f"log.url={url}")
     app = ServedApp(folder, words).start()
     acknowledged: list[str] = []
     try:

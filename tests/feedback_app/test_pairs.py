@@ -43,7 +43,7 @@ def test_a_restart_in_the_middle_of_a_pair_loses_nothing(make_app: Callable[...,
 
 def test_a_restarted_app_offers_the_pairs_that_are_in_the_log(make_app: Callable[..., SmallApp]) -> None:
     app = make_app()
-    wait_until(lambda: len(list(app.log.pairs())) == 2)
+    app.await_pool()
     made = {pair.pair_id for pair in app.log.pairs()}
     app = app.restarted()
     app.makers.gate.clear()  # nothing new is made
@@ -55,7 +55,7 @@ def test_a_restarted_app_offers_the_pairs_that_are_in_the_log(make_app: Callable
 
 def test_a_suggestion_is_there_at_once_and_a_pair_has_several_listeners(make_app: Callable[..., SmallApp]) -> None:
     app = make_app(pool__listeners=2, pool__pairs=1)
-    wait_until(lambda: len(list(app.log.pairs())) == 1)
+    app.await_pool()
     app.makers.gate.clear()
     one, other, third = (app.visitor() for _ in range(3))
     prompt = one.request("GET", "/api/suggestions").json()["prompts"][0]
@@ -68,7 +68,7 @@ def test_a_suggestion_is_there_at_once_and_a_pair_has_several_listeners(make_app
 
 def test_progress_tells_stage_and_place(make_app: Callable[..., SmallApp]) -> None:
     app = make_app(pool__pairs=1, maker__queue=2)
-    wait_until(lambda: len(list(app.log.pairs())) == 1)
+    app.await_pool()
     app.makers.gate.clear()
     first, second, third, fourth = (app.visitor() for _ in range(4))
     for number, who in enumerate((first, second, third)):
@@ -84,21 +84,24 @@ def test_progress_tells_stage_and_place(make_app: Callable[..., SmallApp]) -> No
 
 def test_a_model_that_is_down_says_so_and_comes_back(make_app: Callable[..., SmallApp]) -> None:
     app = make_app(pool__pairs=1)
-    wait_until(lambda: len(list(app.log.pairs())) == 1)
+    app.await_pool()
+    voter = app.visitor()
+    pair = voter.pair()
+    app.await_pool()
     app.makers.problem = RunFailed("clip maker: gave no answer")
     visitor = app.visitor()
     assert visitor.request("POST", "/api/pair", json={"prompt": "a tune"}).status_code == 200
     wait_until(lambda: state_of(visitor)["state"] == "failed")
     assert "not answering" in state_of(visitor)["message"]
     assert app.client.get("/health").json() == {"status": "ok", "makers_up": False}
+    assert voter.vote(pair).status_code == 200  # what was made before can still be answered
     app.makers.problem = None
     assert visitor.pair("another tune")["prompt"] == "another tune"
     assert app.client.get("/health").json() == {"status": "ok", "makers_up": True}
 
 
 def test_a_pair_that_takes_too_long_is_given_up(make_app: Callable[..., SmallApp]) -> None:
-    app = make_app(pool__pairs=1, maker__deadline_s=0.5)
-    app.makers.gate.clear()
+    app = make_app(pool__pairs=1, maker__deadline_s=0.5, gated=True)
     visitors = [app.visitor() for _ in range(2)]
     for visitor in visitors:
         visitor.request("POST", "/api/pair", json={"prompt": "a tune"})
@@ -109,7 +112,7 @@ def test_a_pair_that_takes_too_long_is_given_up(make_app: Callable[..., SmallApp
 
 def test_a_log_that_takes_no_clips_is_told_apart_from_the_model(make_app: Callable[..., SmallApp]) -> None:
     app = make_app(pool__pairs=1)
-    wait_until(lambda: len(list(app.log.pairs())) == 1)
+    app.await_pool()
     visitor = app.visitor()
     with sqlite3.connect(app.folder / "preferences.sqlite", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -169,8 +172,7 @@ def test_nothing_is_made_before_consent(shared: SmallApp) -> None:
 
 
 def test_a_pair_made_on_demand_serves_whoever_else_waits_for_any(make_app: Callable[..., SmallApp]) -> None:
-    app = make_app(pool__pairs=1, pool__listeners=3)
-    app.makers.gate.clear()
+    app = make_app(pool__pairs=1, pool__listeners=3, gated=True)
     visitors = [app.visitor() for _ in range(3)]
     for visitor in visitors:
         assert visitor.request("POST", "/api/pair", json={"prompt": None}).json()["state"] == "queued"

@@ -139,3 +139,21 @@ def test_ratings_that_are_refused(make_app: Callable[..., SmallApp]) -> None:
     assert list(app.log.ratings()) == []
     assert rate(visitor, pair).status_code == 200
     assert rate(visitor, pair).status_code == 409
+
+
+def test_the_same_rating_again_is_acknowledged_and_counts_once(make_app: Callable[..., SmallApp]) -> None:
+    app = make_app(study__name="trial", study__count=1, pool__pairs=1)
+    visitor, pair = app.visitor(), None
+    while pair is None:
+        pair = visitor.request("POST", "/api/studies/trial/pair").json()["pair"]
+    kept = dict(visitor.cookies)
+    first = rate(visitor, pair, rating_id="1" * 32)
+    again = rate(visitor, pair, rating_id="1" * 32)
+    app = app.restarted()
+    visitor.move_to(app)
+    visitor.cookies = kept  # the first answer never arrived
+    once_more = rate(visitor, pair, rating_id="1" * 32)
+    assert first.status_code == again.status_code == once_more.status_code == 200
+    assert first.json() == again.json() == once_more.json()
+    assert [rating.rating_id for rating in app.log.ratings()] == ["1" * 32]
+    app.close()

@@ -75,6 +75,12 @@ def test_an_offer_is_bound_to_its_listener(shared: SmallApp) -> None:
     assert thief.vote(pair).status_code == 409
 
 
+def test_the_notice_says_who_runs_the_page(make_app: Callable[..., SmallApp]) -> None:
+    app = make_app(operator="Ann <b>Example</b>, ann@example.org")
+    told = app.client.get("/api/session").json()
+    assert told["operator"] == "Ann <b>Example</b>, ann@example.org" and told["consent"] is None
+
+
 def test_consent_can_be_changed_and_everything_deleted(make_app: Callable[..., SmallApp]) -> None:
     app = make_app()
     visitor, other = app.visitor("count"), app.visitor()

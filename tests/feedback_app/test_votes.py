@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -181,3 +183,47 @@ def test_while_the_log_is_locked_votes_may_be_sent_again(make_app: Callable[...,
         other.execute("ROLLBACK")
     assert visitor.request("POST", "/api/votes", json=body).status_code == 200
     assert [vote.vote_id for vote in app.log.votes()] == [body["vote_id"]]
+
+
+@contextmanager
+def no_room(app: SmallApp) -> Iterator[None]:
+    """No file of this process may become longer than the log's write-ahead file is: every write to it fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((app.folder / "preferences.sqlite-wal").stat().st_size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_on_a_full_disk_votes_are_not_acknowledged_and_may_be_sent_again(make_app: Callable[..., SmallApp]) -> None:
+    app = make_app(pool__pairs=1)
+    visitor = app.visitor()
+    pair = visitor.pair()
+    body = vote_body(pair)
+    app.clock.now += 2
+    app.await_pool()
+    with no_room(app):
+        answer = visitor.request("POST", "/api/votes", json=body)
+        assert answer.status_code == 503 and set(answer.json()) == {"error"}
+        assert "/" not in answer.json()["error"]  # no path of the server's
+    assert list(app.log.votes()) == []
+    assert visitor.request("POST", "/api/votes", json=body).status_code == 200
+    assert [vote.vote_id for vote in app.log.votes()] == [body["vote_id"]]
+
+
+@pytest.mark.parametrize("was_stored", [True, False], ids=["stored", "not stored"])
+def test_a_restart_in_the_middle_of_a_vote(make_app: Callable[..., SmallApp], was_stored: bool) -> None:
+    app = make_app()
+    visitor = app.visitor()
+    body, before = vote_body(visitor.pair()), dict(visitor.cookies)
+    app.clock.now += 2
+    if was_stored:
+        visitor.request("POST", "/api/votes", json=body)
+        visitor.cookies = before  # the answer never arrived
+    app = app.restarted()
+    visitor.move_to(app)
+    answers = [visitor.request("POST", "/api/votes", json=body) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200] and answers[0].json() == answers[1].json()
+    assert [vote.vote_id for vote in app.log.votes()] == [body["vote_id"]]
+    app.close()

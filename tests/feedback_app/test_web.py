@@ -114,6 +114,7 @@ def is_shown(page: Any, view: str) -> None:
 
 def agree(page: Any) -> None:
     wait(page, "document.querySelector('#consent').open")
+    page.check("input[value=train]")
     page.click("#agree")
 
 
@@ -193,6 +194,17 @@ def test_one_clip_plays_at_a_time_and_seeking_does_not_count_as_hearing(visit: C
     assert float(wave.get_attribute("aria-valuenow")) < 0.5
 
 
+def test_nothing_is_chosen_for_a_listener_and_nothing_begins_without_a_choice(visit: Callable[..., Any]) -> None:
+    page = visit()
+    wait(page, "document.querySelector('#consent').open")
+    assert page.evaluate("document.querySelectorAll('#consent input:checked').length") == 0
+    page.click("#agree")
+    for _ in range(3):
+        page.keyboard.press("Escape")
+    wait(page, "document.querySelector('#consent').open")
+    assert page.evaluate("document.querySelector('.view:not([hidden])')") is None
+
+
 def test_everything_by_keyboard(visit: Callable[..., Any]) -> None:
     page = visit()
     wait(page, "document.querySelector('#consent').open")
@@ -222,7 +234,6 @@ def test_everything_by_keyboard(visit: Callable[..., Any]) -> None:
     is_shown(page, "thanks")
     assert "equally good" in page.inner_text("#voted")
     assert page.evaluate("document.activeElement.id") == "thanks-title"
-    page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # the next pair
     is_shown(page, "pair")
 

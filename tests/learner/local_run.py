@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class LocalPool:
     """One object per member behind the interface of ActorPool."""
 
     def __init__(self, name: str, world: World, members: list[Any], newest: Newest | None = None) -> None:
-        self.name, self.size, self.restarts = name, len(members), 0
+        self.name, self.size, self.ready, self.restarts = name, len(members), len(members), 0
         self._world, self._newest = world, newest
         self._idle: asyncio.Queue[Any] = asyncio.Queue()
         for member in members:
@@ -114,7 +114,7 @@ class LocalLearner:
         self.version = state["version"]
         return state
 
-    def save(self, run_dir: str, state: dict[str, Any]) -> None:
+    def save(self, run_dir: str, state: dict[str, Any], needed: Sequence[int] = ()) -> None:
         (Path(run_dir) / "saved.json").write_text(json.dumps(state))
 
     def publish(self) -> Publication:
@@ -154,6 +154,8 @@ class RowList:
     def status(self, text: str) -> None: ...
 
     def evaluated(self, means: dict[str, float]) -> None: ...
+
+    def alarm(self, text: str) -> None: ...
 
 
 def small_config(steps: int, batch: int, rollout: int, max_staleness: int) -> Config:

@@ -179,6 +179,8 @@ def test_metrics_of_a_batch() -> None:
     assert metrics["reward_quality"] == pytest.approx(float(data.scores["quality"].mean()), abs=1e-5)
     assert metrics["reward_text_adherence"] == pytest.approx(float(np.nanmean(data.scores["text_adherence"])), abs=1e-5)
     assert metrics["kl"] > 0 and metrics["kl_clip"] == pytest.approx(metrics["kl"] * 3 * FRAMES)
+    by_stream = [value for name, value in metrics.items() if name.startswith("kl_stream_")]
+    assert len(by_stream) == 3 and min(by_stream) > 0 and np.mean(by_stream) == pytest.approx(metrics["kl"])
     assert metrics["learning_rate"] == pytest.approx(1e-3)
     assert metrics["advantage_std"] == pytest.approx(float(data.rewards.std()), rel=1e-5)  # V starts at 0
     for name in metrics:

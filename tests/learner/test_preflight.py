@@ -217,8 +217,8 @@ def test_the_estimates_count_rows_and_tensors(world: TinyWorld):
     policy = ModelFolder(config.policy.checkpoint, "policy.checkpoint", POLICY_KINDS)
     # 6 steps of 8 rows of 3 streams x 8 frames
     assert replay_bytes(config, policy) == 6 * 8 * (3 * 8 * 6 + 1000)
-    # 3 kept of the 4 written, step 0 and the one being written; 6 float32 a parameter
-    assert checkpoint_bytes(config, policy) == 5 * policy.parameters * 24
+    # the 4 written (3 kept, 3 for the guard: all), step 0 and the one being written; 6 float32 a parameter
+    assert checkpoint_bytes(config, policy) == 6 * policy.parameters * 24
     from policy.checkpoint import load_policy
 
     assert policy.parameters == sum(tensor.numel() for tensor in load_policy(policy.path).state_dict().values())

@@ -34,7 +34,7 @@ class Tags(HTMLParser):
 
 def test_every_section_is_there(page):
     ids = [attributes.get("id") for attributes in Tags(page).of("section")]
-    assert ids == ["result", "real", "clips", "curves", "judges", "time", "config"]
+    assert ids == ["result", "real", "clips", "curves", "judges", "guard", "time", "config"]
     for title in ("Reward", "KL per clip", "Entropy", "Value loss", "Staleness", "Gain against KL", "Tempo"):
         assert f"<h3>{title}</h3>" in page
 

@@ -25,6 +25,13 @@ class LowTokens:
         return (clips.codes < self._entries // 2).mean(axis=(1, 2)).astype(np.float32)
 
 
+class HighTokens(LowTokens):
+    """What a policy that is paid for LowTokens loses."""
+
+    def score(self, clips: ClipBatch) -> np.ndarray:
+        return 1.0 - super().score(clips)
+
+
 class Brightness:
     """Mean log-mel of the upper bands minus the lower: keeps the codec in the loop."""
 

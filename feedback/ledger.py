@@ -1,4 +1,4 @@
-"""Which stages of a study are finished: noted durably, so that a study goes on wherever it was stopped."""
+"""Which stages of a long command are finished: noted durably, so that it goes on wherever it was stopped."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PLACES = ("out", "work", "jobs")  # settings that change nothing of the results
 
 
 class Ledger:
-    """work/seed_N/study.json: the settings, and each finished stage with its seconds."""
+    """FOLDER/WHAT.json: the settings, and each finished stage with its seconds and what it found."""
 
-    def __init__(self, folder: Path, settings: Any) -> None:
-        """Raises UserError where a study with other settings lies in `folder`."""
-        self.folder, self.path = folder, folder / "study.json"
-        stated = {key: value for key, value in asdict(settings).items() if key not in PLACES}
+    def __init__(self, folder: Path, settings: Any, what: str = "study", free: Sequence[str] = PLACES) -> None:
+        """free: settings that may change between two starts. Raises UserError where one that may not did."""
+        self.folder, self.what, self.path = folder, what, folder / f"{what}.json"
+        stated = {key: value for key, value in asdict(settings).items() if key not in free}
         self.notes: dict[str, Any] = {"settings": stated, "stages": {}}
         self._lock = threading.Lock()
         if self.path.exists():
@@ -38,17 +38,23 @@ class Ledger:
                 )
         self._write()
 
-    def stage(self, name: str, work: Callable[[], object]) -> None:
-        """Does `work` unless it is noted as finished."""
+    def stage(self, name: str, work: Callable[[], object]) -> dict[str, Any]:
+        """Does `work` unless it is noted as finished -> what is noted; facts that `work` returns are part of it."""
         if name in self.notes["stages"]:
-            print(f"study: {name} is finished", flush=True)
-            return
-        print(f"study: {name} begins", flush=True)
+            print(f"{self.what}: {name} is finished", flush=True)
+            return self.notes["stages"][name]
+        print(f"{self.what}: {name} begins", flush=True)
         started = time.monotonic()
-        work()
+        found = work()
+        facts = dict(found) if isinstance(found, Mapping) else {}
         with self._lock:
-            self.notes["stages"][name] = {"seconds": round(time.monotonic() - started, 1)}
+            self.notes["stages"][name] = {"seconds": round(time.monotonic() - started, 1), **facts}
             self._write()
+        return self.notes["stages"][name]
+
+    def found(self, name: str) -> dict[str, Any] | None:
+        """What is noted of a finished stage; None where it is not finished."""
+        return self.notes["stages"].get(name)
 
     def side_by_side(self, stages: Mapping[str, Callable[[], object]], jobs: int) -> None:
         """Several stages that do not need each other, `jobs` at once. Raises the first failure when all have ended."""

@@ -1,0 +1,96 @@
+"""The proof of the guard: verdicts on curves whose truth is known, its page, and one small study end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.errors import UserError
+from evaluation.data_table import read_csv
+from evaluation.guard import Watch
+from evaluation.over_optimisation import Alarm, History, Proposal
+from feedback.simulated_guard import GuardSettings, check, main, numbers_of
+from feedback.simulated_guard_report import write_report
+from feedback.simulated_guard_runs import Watched
+from feedback.simulated_verdict import gain_curve, verdict_of
+
+STEPS = (0, 10, 20, 30, 40)
+
+
+def hidden(means: tuple[float, ...], prompts: int = 400, noise: float = 0.05) -> dict[int, np.ndarray]:
+    rng = np.random.default_rng(0)
+    own = rng.standard_normal(prompts)
+    return {s: m + own + noise * rng.standard_normal(prompts) for s, m in zip(STEPS, means, strict=True)}
+
+
+def test_peak_and_loss_by_hand():
+    curve = gain_curve(hidden((1.0, 1.5, 2.0, 1.97, 1.9)))
+    verdict = verdict_of("a", True, curve, (30, "falls"), 20)
+    assert (verdict.peak_step, verdict.lost_step) == (20, 40)  # 3 % at 30, 10 % at 40
+    assert verdict.peak == pytest.approx(1.0, abs=0.02) and verdict.proposed == verdict.peak
+    assert verdict.lost == pytest.approx(0.9, abs=0.02) and verdict.lost_se == pytest.approx(0.0035, rel=0.2)
+    assert verdict.in_time is True
+
+
+def test_an_alarm_at_the_loss_is_too_late_and_none_is_later():
+    curve = gain_curve(hidden((1.0, 1.5, 2.0, 1.97, 1.9)))
+    assert verdict_of("a", True, curve, (40, "falls"), 20).in_time is False
+    assert verdict_of("a", True, curve, None, 20).in_time is False
+
+
+def test_a_dip_that_comes_back_is_no_loss():
+    curve = gain_curve(hidden((1.0, 2.0, 1.7, 1.99, 1.98)))
+    verdict = verdict_of("a", True, curve, None, None)
+    assert (verdict.peak_step, verdict.lost_step, verdict.in_time) == (10, None, None)
+
+
+def test_a_run_that_never_gains_has_lost_nothing():
+    assert gain_curve(hidden((1.0, 0.9, 0.8, 0.7, 0.6))).lost_row is None
+
+
+def test_prompts_that_were_not_scored_are_left_out():
+    scores = hidden((1.0, 1.5, 2.0, 1.97, 1.9))
+    scores[20][:10] = np.nan
+    assert gain_curve(scores).gain.shape == (5, 390)
+
+
+def watched(name: str, over: bool, means: tuple[float, ...], alarm: int | None, folder: Path) -> Watched:
+    noise = np.random.default_rng(1).standard_normal((1, 32))
+    rising = np.linspace(0, 2, 5)[:, None] + noise
+    history = History(np.array(STEPS), rising, {"second_preference": rising}, np.zeros(5))
+    alarms = (Alarm(alarm, "falls", "held-out judges", "words"),) if alarm is not None else ()
+    found = Watch(history, alarms, Proposal(20, 20, "because"), (20,))
+    return Watched(name, over, folder, found, hidden(means))
+
+
+def test_the_page_says_what_came_first(tmp_path):
+    turn = (1.0, 1.5, 2.0, 1.97, 1.9)
+    runs = [
+        watched("over_0", True, turn, 30, tmp_path),
+        watched("over_1", True, turn, 40, tmp_path),
+        watched("over_2", True, (1.0, 1.5, 1.6, 1.7, 1.8), None, tmp_path),
+        watched("U", False, (1.0, 1.2, 1.4, 1.6, 1.8), None, tmp_path),
+        watched("R", False, (1.0, 1.2, 1.4, 1.6, 1.8), 30, tmp_path),
+    ]
+    page = write_report(runs, GuardSettings(out=str(tmp_path / "out"))).read_text()
+    assert "came before 5 % were lost in 1 of 2 over-trained runs" in page
+    assert "1 more never lost so much" in page
+    assert "silent on 1 of 2 healthy runs" in page
+    table = {row["run"]: row for row in read_csv(tmp_path / "out" / "runs.csv").to_pylist()}
+    assert table["over_0"]["in_time"] and not table["over_1"]["in_time"] and table["over_2"]["in_time"] is None
+    assert (tmp_path / "out" / "guard.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_settings_that_cannot_be_used_are_told():
+    for wrong, word in (
+        ({"seeds": "0,0"}, "seeds: got '0,0'"),
+        ({"policy": "/nowhere"}, "policy: got '/nowhere'"),
+        ({"n": 10_000}, "n: got 10000"),
+        ({"votes": "/nowhere.parquet"}, "votes: got"),
+    ):
+        with pytest.raises(UserError, match=word):
+            check(GuardSettings(**wrong))
+    assert numbers_of("3,1", "seeds") == [3, 1]
+    assert main(["seedz=1"]) == 2
