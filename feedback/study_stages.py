@@ -44,10 +44,8 @@ class Stages:
     def all(self) -> None:
         """Whatever is not finished. Raises RunFailed."""
         self.ledger.stage("pairs", self._pairs)
-        names = list(VARIANTS) if self.settings.ablations else [FULL]
-        models: dict[str, Callable[[], object]] = {
-            f"preference model, {name}": partial(self._preference, name) for name in names
-        }
+        others = [name for name in VARIANTS if name != FULL] if self.settings.ablations else []
+        models, ablations = self._preferences([FULL]), self._preferences(others)
         models["preference model of the second panel"] = self._second_preference
         self.ledger.side_by_side(models, self.settings.jobs)
         judged, driven = (
@@ -55,6 +53,7 @@ class Stages:
         )
         self._run_all(judged)
         self.ledger.stage("raters", self._raters)
+        self.ledger.side_by_side(ablations, self.settings.jobs)
         self._run_all(driven)
 
     def runs(self) -> dict[str, Callable[[], list[str]]]:
@@ -105,6 +104,10 @@ class Stages:
         }
         self.ledger.command(log, ["feedback.simulated_pairs", *(f"{key}={value}" for key, value in words.items())])
         write_parquet_atomic(counted(out), heard_votes(pq.read_table(out)))
+
+    def _preferences(self, names: Sequence[str]) -> dict[str, Callable[[], object]]:
+        """Stage -> its work."""
+        return {f"preference model, {name}": partial(self._preference, name) for name in names}
 
     def _preference(self, name: str) -> None:
         s, seconds = self.settings, self.settings.seconds

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -223,19 +223,18 @@ def of_people(people: People, folder: Path, **settings: Any) -> LoopState:
     return begun(folder / "loop", listeners="log", log=people.url, poll_s=0.02, **settings)
 
 
-def test_waits_until_enough_votes_that_count_are_in(people: People, tmp_path: Path, capsys) -> None:
+def test_waits_until_enough_votes_that_count_are_in(
+    people: People, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     people.vote(range(4), "ann")
     people.vote(range(9), "shy")  # lets nobody learn from them
     state = of_people(people, tmp_path, votes_per_round=7)
 
-    def come_later() -> None:
-        time.sleep(0.3)
+    def meanwhile(_: float) -> None:
         people.vote(range(3), "bob")
 
-    later = threading.Thread(target=come_later)
-    later.start()
+    monkeypatch.setattr("feedback.loop_votes.time", SimpleNamespace(monotonic=time.monotonic, sleep=meanwhile))
     found = collect(state, 1)
-    later.join()
     assert found["new"] == 7 and "4 of 7 new votes" in capsys.readouterr().out
     table = pq.read_table(votes_path(state, 1))
     assert set(table["listener"].to_pylist()) == {"ann", "bob"} and "@v1" in table["policy_a"][0].as_py()

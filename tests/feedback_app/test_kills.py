@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -63,7 +63,7 @@ def test_each_acknowledged_vote_is_there_once(world: TinyWorld, log_words: list[
     try:
         with ThreadPoolExecutor(LISTENERS) as threads:
             voters = [threads.submit(vote_again_and_again, app.url, acknowledged) for _ in range(LISTENERS)]
-            kill_again_and_again(app, acknowledged)
+            kill_again_and_again(app, acknowledged, voters)
             for voter in voters:
                 voter.result()
         app.stop()
@@ -88,12 +88,15 @@ def vote_again_and_again(url: str, acknowledged: list[str]) -> None:
         assert listener.insist("POST", "/api/votes", json=body).status_code == 200  # a page that heard no answer
 
 
-def kill_again_and_again(app: ServedApp, acknowledged: list[str]) -> None:
-    """In turns the replica and the whole app, spread over the votes."""
+def kill_again_and_again(app: ServedApp, acknowledged: list[str], voters: list[Future[None]]) -> None:
+    """In turns the replica and the whole app, spread over the votes. Raises what a voter raised."""
     for turn in range(KILLS):
         give_up = time.monotonic() + 600
         while len(acknowledged) < (turn + 0.5) * VOTES / KILLS:
             assert time.monotonic() < give_up, f"{len(acknowledged)} votes after {turn} kills"
+            for voter in voters:
+                if voter.done():
+                    voter.result()
             threading.Event().wait(0.02)
         if turn % 2:
             app.kill()
