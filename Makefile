@@ -4,11 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: setup run listen study test test-slow test-web test-api test-postgres lint format bench world card clean
+.PHONY: setup run listen study test test-slow test-web test-api test-postgres test-monitoring cluster-check dashboards lint format bench world card clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.stamp ## a virtual environment with everything in it
 
@@ -48,6 +48,18 @@ test-postgres: setup ## the preference log on a real PostgreSQL, which is instal
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >/dev/null; }
 	@$(BIN)/python -m tests.postgres.serve $(BIN)/python -m pytest tests/feedback tests/feedback_app/test_kills.py \
 	  -m "slow or not slow" -k "postgres or crash" $(ARGS)
+
+test-monitoring: setup ## alerts against planted histories; a run, the app and Prometheus together (installs Prometheus; Debian, root)
+	@command -v prometheus >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null && \
+	    { systemctl disable --quiet --now prometheus prometheus-node-exporter 2>/dev/null || true; }; }
+	@$(BIN)/python -m pytest tests/cluster -m "slow or not slow" -k "alert or dashboards" $(ARGS)
+
+cluster-check: setup ## launch files, container file and pinned versions, checked offline
+	@$(BIN)/python -m cluster.launch.check $(ARGS)
+
+dashboards: setup ## write the Grafana dashboards and the Prometheus rules anew from the code
+	@$(BIN)/python -m cluster.monitoring.build
 
 lint: setup ## format, lint, types, import order of the folders
 	@$(BIN)/ruff format --check .

@@ -6,10 +6,13 @@ import difflib
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import Field, fields, replace
 from typing import Any, TypeVar
 
 from configs.errors import UserError
+from configs.keys import Key
+from configs.setting import allowed_of, meaning_of
+from configs.values import convert
 
 Settings = TypeVar("Settings")
 MAY_BE_ZERO = ("seed", "warmup_steps", "weight_decay", "caption_dropout", "dropout", "min_heard_s")
@@ -19,9 +22,10 @@ SHARES = ("caption_dropout", "dropout")
 def parse_settings(words: Sequence[str], defaults: Settings) -> Settings:
     """`key=value` words over a dataclass instance whose fields are str, bool, int or float -> a changed copy.
 
-    Raises UserError: no "=", an unknown key (with the nearest right one), a wrong type, a value out of range.
+    A field made by configs.setting is held to its own bounds. Raises UserError: no "=", an unknown key (with the
+    nearest right one), a wrong type, a value out of range.
     """
-    kinds = {field.name: type(getattr(defaults, field.name)) for field in fields(defaults)}  # type: ignore[arg-type]
+    kinds = {field.name: field for field in fields(defaults)}  # type: ignore[arg-type]
     given: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
@@ -31,7 +35,7 @@ def parse_settings(words: Sequence[str], defaults: Settings) -> Settings:
             raise UserError(f"{key}: unknown key{nearest(key, kinds)}; allowed {', '.join(kinds)}")
         if key in given:
             raise UserError(f"{key}: given twice")
-        given[key] = _value(key, text, kinds[key])
+        given[key] = _value(key, text, getattr(defaults, key), kinds[key])
     return replace(defaults, **given)  # type: ignore[type-var]
 
 
@@ -59,7 +63,10 @@ def exit_status_of(work: Callable[[], int | None], interrupted: str = "interrupt
         return int(status)
 
 
-def _value(key: str, text: str, kind: type) -> Any:
+def _value(key: str, text: str, default: Any, field: Field) -> Any:
+    kind = type(default)
+    if field.metadata:
+        return convert(key, text, Key(key, kind, default, meaning_of(field), allowed_of(field)))
     if kind is str:
         return text
     if kind is bool:

@@ -55,6 +55,12 @@ class Pool:
                 return entry.pair
         return None
 
+    def answered(self, listener_id: str, pair_id: str) -> None:
+        """The listener has had this pair, offered perhaps before the app was restarted: it is not offered again."""
+        entry = self._fresh.get(pair_id) or self._offered.get(pair_id)
+        if entry is not None and listener_id not in entry.offered_to:
+            self._offer(entry, listener_id)
+
     def prompts(self, listener_id: str | None = None) -> list[str]:
         """Of the pairs that this listener has not had, or of all."""
         entries = (*self._offered.values(), *self._fresh.values())

@@ -121,6 +121,7 @@ class Studio:
         request = self._requests.of(listener_id)
         if request is not None and request.pair is not None and request.pair.pair_id == pair_id:
             self._requests.drop(listener_id)
+        self._pool.answered(listener_id, pair_id)
 
     def forget(self, listener_id: str) -> None:
         """The listener had themselves deleted."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cluster.errors import UserError
-from configs.command_line import exit_status_of
+from configs.command_line import exit_status_of, parse_settings
 from configs.setting import setting
 from policy.checkpoint import load_policy
 from rewards.preference import Preference
@@ -18,7 +18,7 @@ from rewards.preference_pairs import PairSet, read_pairs
 from rewards.preference_personal import PersonalReward, fit_personal, personal_gain, save_personal
 from rewards.preference_register import register
 from rewards.preference_registry import Registry, resolve_checkpoint
-from rewards.preference_settings import PreferenceSettings, parse_words, usage
+from rewards.preference_settings import PreferenceSettings, usage
 from rewards.preference_split import split_of
 from rewards.preference_task import read_task_pairs
 from rewards.preference_train import train_preference
@@ -44,8 +44,8 @@ def main(command: str, words: Sequence[str]) -> int:
         print(usage(command, PersonalSettings if command == "personal" else PreferenceSettings))
         return 0
     if command == "personal":
-        return exit_status_of(lambda: _personal(parse_words(words, PersonalSettings())))
-    return exit_status_of(lambda: _preference(parse_words(words, PreferenceSettings())), GO_ON)
+        return exit_status_of(lambda: _personal(parse_settings(words, PersonalSettings())))
+    return exit_status_of(lambda: _preference(parse_settings(words, PreferenceSettings())), GO_ON)
 
 
 def train_and_register(settings: PreferenceSettings, progress: Progress = print) -> Path:

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import typing
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from cluster.errors import UserError
-from configs.keys import Key
-from configs.setting import allowed_of, meaning_of, setting
-from configs.values import convert
+from configs.setting import meaning_of, setting
 from rewards.preference_gate import RULES
 from rewards.preference_loss import TIES
 from rewards.preference_net import POOLINGS
 from rewards.preference_split import HALVES, SPLITS
-
-Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -67,25 +59,6 @@ class PreferenceSettings:
     threads: int = setting(1, "torch threads (and CPUs) of each worker", at_least=1)
     gpu: bool = setting(False, "one GPU for each worker")
     checkpoint_every: int = setting(50, "steps between checkpoints", at_least=1)
-
-
-def parse_words(words: Sequence[str], settings: Settings) -> Settings:
-    """`key=value` words over a dataclass of settings. `num_workers` is `workers`. Raises UserError in one line."""
-    hints = typing.get_type_hints(type(settings))
-    keys = {
-        item.name: Key(item.name, hints[item.name], item.default, meaning_of(item), allowed_of(item))
-        for item in dataclasses.fields(settings)  # type: ignore[arg-type]
-    }
-    values: dict[str, Any] = {}
-    for word in words:
-        name, equals, text = word.partition("=")
-        name = "workers" if name == "num_workers" else name
-        if not equals or name not in keys:
-            near = difflib.get_close_matches(name, keys, n=1)
-            hint = f"did you mean {near[0]}=?" if near else "allowed " + ", ".join(f"{key}=" for key in keys)
-            raise UserError(f"{word}: got an unknown setting, {hint}")
-        values[name] = convert(name, text, keys[name])
-    return dataclasses.replace(settings, **values)  # type: ignore[type-var]
 
 
 def check_preference_settings(settings: PreferenceSettings) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from cluster.monitoring.pace import Pace
 from cluster.monitoring.rules import ALERTS
+from configs.paths import PROJECT_ROOT
 
 CASES = Path(__file__).with_name("alert_rules.yml")
 promtool = pytest.mark.skipif(
@@ -26,17 +27,19 @@ def test_alerts_fire_where_they_must_and_are_silent_on_healthy_runs() -> None:
 @promtool
 @pytest.mark.parametrize("name", ["prometheus", "aws", "gcp", "on-premise"])
 def test_prometheus_reads_the_scrape_files(name: str) -> None:
-    path = CASES.parents[2] / "cluster" / "monitoring" / "prometheus" / f"{name}.yml"
+    path = PROJECT_ROOT / "cluster" / "monitoring" / "prometheus" / f"{name}.yml"
     done = subprocess.run(["promtool", "check", "config", str(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_alert_has_a_case_in_which_it_fires() -> None:
     text = CASES.read_text()
+    page = (PROJECT_ROOT / "docs" / "monitoring.md").read_text()
     for alerts in ALERTS.values():
         for alert in alerts(Pace()):
             assert f'alertname="{alert.name}"' in text or f"alertname: {alert.name}" in text, alert.name
             assert alert.summary and alert.action.endswith(".")
+            assert f"| {alert.name} | " in page and f" | {alert.severity} |" in page, alert.name
 
 
 def test_times_shrink_with_the_pace() -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from cluster.launch.check import FOLDER, check_file, main, shipped_files
 from cluster.launch.constraints import installed_versions, read_constraints
+from cluster.launch.copy_run import copy_run
 from cluster.launch.host_role import own_addresses, resources_of
 from configs.errors import UserError
 from feedback.main import SERVE_TUNING
@@ -66,3 +67,19 @@ def test_the_listening_app_is_given_settings_that_it_knows() -> None:
 
 def test_the_pins_cover_all_that_is_installed() -> None:
     assert set(installed_versions()) <= set(read_constraints())
+
+
+def test_a_run_folder_is_copied_once_and_what_changed_again(tmp_path: Path) -> None:
+    run, goal = tmp_path / "run", tmp_path / "bucket" / "run"
+    (run / "checkpoints" / "step_2").mkdir(parents=True)
+    for name, text in (("config.yaml", "a: 1"), ("checkpoints/step_2/manifest.json", "{}"), ("metrics.jsonl", "{}\n")):
+        (run / name).write_text(text)
+    assert copy_run(run, f"file://{goal}") == 3
+    assert (goal / "checkpoints" / "step_2" / "manifest.json").read_text() == "{}"
+    (run / "metrics.jsonl").write_text("{}\n{}\n")
+    assert copy_run(run, str(goal)) == 1
+    assert (goal / "metrics.jsonl").read_text() == "{}\n{}\n"
+    with pytest.raises(UserError, match=r"^run: got .*, allowed a run folder"):
+        copy_run(tmp_path, str(goal))
+    with pytest.raises(UserError, match=r"^to: got 'ftq://x'"):
+        copy_run(run, "ftq://x")

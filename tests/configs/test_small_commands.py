@@ -6,6 +6,7 @@ import pytest
 
 from cluster.errors import RunFailed, UserError
 from configs.command_line import exit_status_of, parse_settings
+from configs.setting import setting
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class _Settings:
     rate: float = 0.5
     seed: int = 1
     fast: bool = False
+    share: float = setting(0.5, "of something", at_least=0, at_most=1)
+    way: str = setting("up", "where to", choices=("up", "down"))
 
 
 def test_words_change_the_named_fields_and_keep_their_types():
@@ -34,6 +37,8 @@ def test_words_change_the_named_fields_and_keep_their_types():
         (["rate=nan"], "rate: got nan"),
         (["rate=inf"], "rate: got inf"),
         (["fast=yes"], "fast: got 'yes', allowed true or false"),
+        (["share=1.5"], "share: got '1.5', allowed a finite number, at least 0 and at most 1"),
+        (["way=left"], "way: got 'left', allowed one of up, down"),
     ],
 )
 def test_a_bad_word_is_one_line_that_names_the_field(words, said):

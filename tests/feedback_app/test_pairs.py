@@ -41,6 +41,21 @@ def test_a_restart_in_the_middle_of_a_pair_loses_nothing(make_app: Callable[...,
     app.close()
 
 
+def test_a_pair_answered_after_a_restart_is_not_offered_to_its_listener_again(
+    make_app: Callable[..., SmallApp],
+) -> None:
+    app = make_app(pool__pairs=2, pool__listeners=3)
+    app.await_pool()
+    visitor = app.visitor()
+    first = visitor.pair()
+    app = app.restarted()  # the pair before the visitor is unanswered, so it is in the pool again
+    visitor.move_to(app)
+    assert visitor.vote(first).status_code == 200
+    second = visitor.pair()
+    assert second["pair_id"] != first["pair_id"] and visitor.vote(second).status_code == 200
+    app.close()
+
+
 def test_a_restarted_app_offers_the_pairs_that_are_in_the_log(make_app: Callable[..., SmallApp]) -> None:
     app = make_app()
     app.await_pool()

@@ -120,6 +120,15 @@ def test_a_pool_offers_a_pair_to_so_many_and_to_nobody_twice() -> None:
     assert pool.take("ann") is None and pool.take("dan") is None
 
 
+def test_an_answer_to_a_pair_that_was_offered_before_a_restart_counts_as_offered() -> None:
+    pool = Pool(size=1, listeners=2)
+    pool.add(pair("1", "one"))
+    pool.answered("ann", "1")
+    pool.answered("ann", "unknown")
+    assert pool.take("ann") is None and pool.lacks == 1
+    assert pool.take("bob").pair_id == "1" and pool.take("cid") is None  # type: ignore[union-attr]
+
+
 def test_a_pool_does_not_grow_without_end() -> None:
     pool = Pool(size=1, listeners=2)
     for number in range(50):
