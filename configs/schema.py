@@ -130,6 +130,7 @@ class AlarmRules:
     follow: float = setting(0.25, "share of the reward's rise below which a guard no longer follows", at_least=0)
     window: int = setting(3, "evaluations over which both slopes are taken", at_least=2)
     consecutive: int = setting(2, "evaluations in a row at which a rule must hold", at_least=1)
+    at_once_se: float = setting(3.5, "standard errors of a fall for which one evaluation is enough", at_least=0)
     diversity: float = setting(0.25, "share of the first evaluation's diversity; 0: no rule", at_least=0, at_most=1)
     kl_clip: float = setting(0.0, "nats a clip from the reference; 0: no rule", at_least=0)
 

@@ -99,7 +99,7 @@ def draw_accuracy(table: str | Path, picture: str | Path) -> Path:
 def draw_rounds(table: str | Path, picture: str | Path, label: str) -> Path:
     """A curve over the rounds of a loop for each name in `curve`, a point with its interval a round."""
     rows = read_csv(table).to_pylist()
-    figure, axes = plt.subplots(figsize=(WIDTH_IN, 2.6))
+    figure, axes = plt.subplots(figsize=(WIDTH_IN, 3.2))
     names = _names(rows, "curve")
     for place, (colour, name) in enumerate(zip(_colours(len(names)), names, strict=True)):
         own = [row for row in rows if row["curve"] == name]

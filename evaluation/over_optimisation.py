@@ -7,7 +7,8 @@ taken in standard deviations between the clips of the first evaluation (sd). Wha
     guard "second preference model"   learnt from other listeners than the reward
     guard "held-out judges"           the mean over all other held-out judges of a prompt's scores
 
-An alarm rings at an evaluation where one of these holds there and at the evaluation before it (`consecutive` in a row):
+An alarm rings at an evaluation where one of these holds there and at the evaluation before it (`consecutive` in a row;
+a fall of more than `at_once_se` SE is no accident of one evaluation, and rings at once):
 
     falls       a guard lies below its best evaluation so far by more than `falls_se` SE and more than `falls_sd` sd
                 (`judges_sd` for the held-out judges, which need not like all that listeners like), while the training
@@ -66,6 +67,7 @@ class Alarm:
     rule: str  # falls, parts, narrows, far
     guard: str  # whose word it is; "" for narrows and far
     text: str  # one line with the numbers
+    since: int  # learner step of the evaluation at which the rule began to hold: later checkpoints are not trusted
 
     @property
     def line(self) -> str:
@@ -109,11 +111,13 @@ def history_of(
 def alarms(history: History, rules: AlarmRules | None = None) -> list[Alarm]:
     """Every alarm, in the order in which it would have rung. Each looks at nothing later than itself."""
     rules, found = rules or AlarmRules(), []
-    lasting: dict[tuple[str, str], int] = {}
-    for evaluations in range(1, len(history.steps) + 1):
-        holding = {(alarm.rule, alarm.guard): alarm for alarm in _holding(history.until(evaluations), rules)}
-        lasting = {key: lasting.get(key, 0) + 1 for key in holding}
-        found += [alarm for key, alarm in holding.items() if lasting[key] >= rules.consecutive]
+    began: dict[tuple[str, str], int] = {}  # rule and guard -> row of the evaluation since which it holds
+    for row, step in enumerate(history.steps.tolist()):
+        holding = {(sign.rule, sign.guard): sign for sign in _holding(history.until(row + 1), rules)}
+        began = {key: began.get(key, row) for key in holding}
+        for key, sign in holding.items():
+            if row - began[key] + 1 >= rules.consecutive or sign.fall_se > rules.at_once_se:
+                found.append(Alarm(step, *key, sign.text, int(history.steps[began[key]])))
     return found
 
 
@@ -128,7 +132,7 @@ def propose_checkpoint(history: History, kept: Sequence[int], rules: AlarmRules 
     rows = [row for row, step in enumerate(history.steps) if int(step) in set(kept)]
     if not rows:
         raise ValueError(f"checkpoints {list(kept)} were not evaluated, allowed some of {history.steps.tolist()}")
-    trusted = rows if not rung else [row for row in rows if row < _first_sign(history, rung[0], rules)] or rows[:1]
+    trusted = rows if not rung else [row for row in rows if history.steps[row] < rung[0].since] or rows[:1]
     guards = guard_scores(history)
     if not guards:
         step = int(history.steps[trusted[-1]])
@@ -176,25 +180,31 @@ class _Paired:
     se: float
 
 
-def _holding(history: History, rules: AlarmRules) -> list[Alarm]:
-    """What holds at the last evaluation of `history`, taken alone."""
-    step, reward = int(history.steps[-1]), standardised(history.reward)
-    found = []
-    guards = guard_scores(history)
-    found += [alarm for name, scores in guards.items() if (alarm := _falls(step, name, scores, reward, rules))]
-    found += [
-        alarm for name, scores in list(guards.items())[:1] if (alarm := _parts(step, name, scores, reward, rules))
-    ]
+@dataclass(frozen=True)
+class _Sign:
+    """A rule that holds at one evaluation, taken alone."""
+
+    rule: str
+    guard: str
+    text: str
+    fall_se: float = 0.0  # how many SE a guard has fallen
+
+
+def _holding(history: History, rules: AlarmRules) -> list[_Sign]:
+    """What holds at the last evaluation of `history`."""
+    reward, guards = standardised(history.reward), guard_scores(history)
+    found = [sign for name, scores in guards.items() if (sign := _falls(name, scores, reward, rules))]
+    found += [sign for name, scores in list(guards.items())[:1] if (sign := _parts(name, scores, reward, rules))]
     if history.diversity is not None and history.diversity[-1] < rules.diversity * history.diversity[0]:
         share = history.diversity[-1] / history.diversity[0]
-        found.append(Alarm(step, "narrows", "", f"clips of one prompt lie {share:.2f} times as far apart as at first"))
+        found.append(_Sign("narrows", "", f"clips of one prompt lie {share:.2f} times as far apart as at first"))
     if 0 < rules.kl_clip < history.kl_clip[-1]:
         text = f"{history.kl_clip[-1]:.1f} nats a clip from the reference, allowed {rules.kl_clip:g}"
-        found.append(Alarm(step, "far", "", text))
+        found.append(_Sign("far", "", text))
     return found
 
 
-def _falls(step: int, guard: str, scores: np.ndarray, reward: np.ndarray, rules: AlarmRules) -> Alarm | None:
+def _falls(guard: str, scores: np.ndarray, reward: np.ndarray, rules: AlarmRules) -> _Sign | None:
     last, means = len(scores) - 1, _means(scores)
     if not np.isfinite(means).all():
         return None
@@ -204,10 +214,10 @@ def _falls(step: int, guard: str, scores: np.ndarray, reward: np.ndarray, rules:
     if not (fall.mean < -max(rules.falls_se * fall.se, least_sd) and gain.mean > 0):
         return None
     text = f"{-fall.mean:.2f} sd ({-fall.mean / fall.se:.1f} SE) below its best, the reward {gain.mean:.2f} sd above"
-    return Alarm(step, "falls", guard, f"{guard}: {text}")
+    return _Sign("falls", guard, f"{guard}: {text}", -fall.mean / fall.se)
 
 
-def _parts(step: int, guard: str, scores: np.ndarray, reward: np.ndarray, rules: AlarmRules) -> Alarm | None:
+def _parts(guard: str, scores: np.ndarray, reward: np.ndarray, rules: AlarmRules) -> _Sign | None:
     if len(scores) < rules.window:
         return None
     driven, follows = _slope(reward[-rules.window :]), _slope(scores[-rules.window :])
@@ -215,7 +225,7 @@ def _parts(step: int, guard: str, scores: np.ndarray, reward: np.ndarray, rules:
     if not (rises and follows.mean + follows.se < rules.follow * driven.mean):
         return None
     text = f"{follows.mean:+.3f} ± {follows.se:.3f} sd an evaluation, the reward {driven.mean:+.3f} ± {driven.se:.3f}"
-    return Alarm(step, "parts", guard, f"{guard}: {text}, over the last {rules.window}")
+    return _Sign("parts", guard, f"{guard}: {text}, over the last {rules.window}")
 
 
 def _change(scores: np.ndarray, start: int, end: int) -> _Paired:
@@ -241,11 +251,6 @@ def _means(scores: np.ndarray) -> np.ndarray:
     known = np.isfinite(scores)
     means = np.where(known, scores, 0.0).sum(1) / np.maximum(known.sum(1), 1)
     return np.where(known.any(1), means, np.nan)
-
-
-def _first_sign(history: History, alarm: Alarm, rules: AlarmRules) -> int:
-    """Row of the evaluation at which the alarm's rule began to hold."""
-    return int(np.flatnonzero(history.steps == alarm.learner_step)[0]) - (rules.consecutive - 1)
 
 
 def _complete(guards: list[np.ndarray]) -> list[np.ndarray]:

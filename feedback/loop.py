@@ -5,7 +5,7 @@
     work=runs/loop                  votes, runs, registries and README.md of the loop
     rounds=2                        in all; a finished loop goes on with a larger number
     seed=0                          of pairs, trainings and runs
-    study=                          a study's seed (runs/study/seed_0): begins with its RU, preference model, votes
+    study=                          a study's seed (runs/study/seed_0): begins with its RU, preference models, votes
     policy=                         policy to begin with, such as RU's; empty: MusicRL-R is trained from the base first
     base=assets/tiny/policy         what the first policy is compared with; its weights begin preference models
     preference=                     preference model that serves at first: a directory or registry:...; empty: none yet

@@ -70,7 +70,7 @@ def _table(rows: list[Row], simulated: bool) -> list[str]:
     if simulated:
         notes.append(
             f"The simulated utility is hidden from everything that learns; it is measured on {_prompts(rows)} held-out "
-            "prompts, each policy with the same noise, in deviations between the base's clips."
+            "prompts, each policy with the same noise; docs/simulated-listeners.md says what a unit is."
         )
     return lines + notes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from cluster.errors import UserError
 from configs.prompts import load_prompts
 from evaluation.main import newest_policy
 from feedback.simulated_parameters import DEFAULT_FILE, load_parameters
+from rewards.checkpoint import CONFIG_FILE
 from rewards.preference_gate import RULES
 from rewards.preference_registry import resolve_checkpoint
 
@@ -40,7 +42,7 @@ class LoopSettings:
     own: float = 0.5
     judged: float = 0.3
     agreement: int = 60
-    panel: str = str(DEFAULT_FILE)
+    panel: str = ""
     panel_seed: str = ""
     log: str = "feedback_log/preferences.sqlite"
     audio_dir: str = ""
@@ -68,6 +70,11 @@ class LoopSettings:
         return Path(self.work)
 
     @property
+    def panel_file(self) -> str:
+        """Parameters of the simulated listeners."""
+        return self.panel or str(DEFAULT_FILE)
+
+    @property
     def simulated(self) -> bool:
         """Votes come from simulated listeners."""
         return self.listeners == SIMULATED
@@ -83,11 +90,14 @@ def of_study(settings: LoopSettings) -> LoopSettings:
         raise UserError(
             f"study: got {settings.study!r}, allowed the folder of a study's seed that has its votes and RU"
         )
+    second = place / "preference" / "second"
     return replace(
         settings,
         policy=settings.policy or str(found[0]),
         preference=settings.preference or f"registry:{place / 'registry'}@current",
         votes=settings.votes or str(place / "votes_heard.parquet"),
+        second_preference=settings.second_preference or (str(second) if second.is_dir() else ""),
+        panel_seed=settings.panel_seed or str(json.loads((place / "study.json").read_text())["settings"]["seed"]),
     )
 
 
@@ -111,10 +121,15 @@ def check(settings: LoopSettings) -> None:
     for vote_file in vote_files(settings):
         if not vote_file.is_file():
             raise UserError(f"votes: got {str(vote_file)!r}, allowed existing Parquet files of votes")
-    if settings.preference:
-        resolve_checkpoint(settings.preference, "preference")
+    for name in ("preference", "second_preference"):
+        _check_model(getattr(settings, name), name)
     load_prompts(settings.prompts, field="prompts")
     _check_measuring(settings)
+
+
+def _check_model(place: str, name: str) -> None:
+    if place and not (Path(resolve_checkpoint(place, name)) / CONFIG_FILE).is_file():
+        raise UserError(f"{name}: got {place!r}, allowed the directory of a preference model, or registry:...")
 
 
 def vote_files(settings: LoopSettings) -> list[Path]:
@@ -126,7 +141,7 @@ def _check_measuring(settings: LoopSettings) -> None:
     """What only simulated listeners need."""
     if not settings.simulated:
         return
-    load_parameters(settings.panel).noise_of(settings.agreement)
+    load_parameters(settings.panel_file).noise_of(settings.agreement)
     if not settings.skip.isdigit():
         raise UserError(f"skip: got {settings.skip!r}, allowed a whole number from 0")
     there = len(load_prompts(settings.eval_prompts, field="eval_prompts")) - int(settings.skip)

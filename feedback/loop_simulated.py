@@ -46,9 +46,15 @@ def _listen(state: LoopState, version: str) -> pa.Table:
     s = state.settings
     torch.set_num_threads(s.jobs)
     chosen = CompareSettings(
-        prompts=s.eval_prompts, skip=s.skip, n=s.n, seconds=s.seconds, seed=s.seed, codec=s.codec, listeners=s.panel
+        prompts=s.eval_prompts,
+        skip=s.skip,
+        n=s.n,
+        seconds=s.seconds,
+        seed=s.seed,
+        codec=s.codec,
+        listeners=s.panel_file,
     )
-    prompts, parameters = chosen_prompts(chosen), load_parameters(s.panel)
+    prompts, parameters = chosen_prompts(chosen), load_parameters(s.panel_file)
     heard = hear_policy(Path(state.published.directory(version)), prompts, parameters, chosen)
     return heard_table({version: heard}, prompts, parameters)
 

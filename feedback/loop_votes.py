@@ -128,7 +128,7 @@ def _simulated_part(state: LoopState, number: int, place: int, name: str, prompt
         "panel_seed": s.panel_seed or s.seed,
         "agreement": s.agreement,
         "workers": s.jobs,
-        "listeners": s.panel,
+        "listeners": s.panel_file,
     }
     more = other if newest != before and s.own < 1 else []
     line = ["feedback.simulated_pairs", *(f"{key}={value}" for key, value in words.items()), *more]

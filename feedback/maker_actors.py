@@ -31,6 +31,7 @@ class MakerActor:
 
         os.nice(NICENESS)
         self._maker = ClipMaker(**arguments)
+        self._maker.warm_up()
 
     def sample(self, prompt: str, takes: Sequence[Take]) -> list[np.ndarray]:
         return self._maker.sample(prompt, takes)

@@ -14,6 +14,7 @@ from cluster.errors import RunFailed
 from feedback.errors import Reason, Refused
 from feedback.preference_log import PreferenceLog
 from feedback.records import Pair
+from feedback.repertoire import Repertoire
 from feedback.takes import MadeClip, Take
 from feedback.threads import LogThreads
 from feedback.waiting_line import Stage
@@ -50,17 +51,25 @@ class PairWriter:
     """From a prompt to a pair in the log."""
 
     def __init__(
-        self, makers: Makers, log: PreferenceLog, threads: LogThreads, policies: Sequence[str], rng: random.Random
+        self,
+        makers: Makers,
+        log: PreferenceLog,
+        threads: LogThreads,
+        repertoire: Repertoire,
+        rng: random.Random,
+        same: float = 0.0,
     ) -> None:
-        self._makers, self._log, self._threads, self._policies, self._rng = makers, log, threads, tuple(policies), rng
+        """same: share of pairs in which the first policy plays both clips."""
+        self._makers, self._log, self._threads, self._rng = makers, log, threads, rng
+        self.repertoire, self._same = repertoire, same
 
-    async def make(self, prompt: str, asked_by: str, progress: Progress) -> Pair:
-        """A pair for free use. asked_by: the listener whose own prompt it is, or "".
+    async def make(self, prompt: str, asked_by: str, progress: Progress, group: str = "") -> Pair:
+        """A pair for free use. asked_by: the listener whose own prompt it is, or ""; group: to whom it is played.
 
         Raises RunFailed where no maker answers or both clips come out the same, Unavailable where the log does not.
         """
         for _ in range(ATTEMPTS):
-            made = await self._clips(prompt, self._takes(), progress)
+            made = await self._clips(prompt, self._takes(group), progress)
             if made[0].clip.clip_id != made[1].clip.clip_id:
                 break
         else:
@@ -93,10 +102,14 @@ class PairWriter:
             orders = [await self._threads.run(self._log.pair, pair.pair_id) for pair in orders]  # made before, and kept
         return orders[0], orders[1]
 
-    def _takes(self) -> tuple[Take, Take]:
+    def _takes(self, group: str) -> tuple[Take, Take]:
         """Two policies, or one twice, on random sides."""
-        names = self._rng.sample(self._policies, 2) if len(self._policies) > 1 else [self._policies[0]] * 2
-        one, other = (Take(name, self._rng.randrange(LARGEST_SEED)) for name in names)
+        policies = self.repertoire.names
+        alone = len(policies) == 1 or (self._same > 0 and self._rng.random() < self._same)
+        names = [policies[0]] * 2 if alone else self._rng.sample(policies, 2)
+        one, other = (
+            Take(name, self._rng.randrange(LARGEST_SEED), self.repertoire.version(name, group)) for name in names
+        )
         return one, other
 
     async def _clips(self, prompt: str, takes: tuple[Take, Take], progress: Progress) -> list[MadeClip]:

@@ -44,6 +44,11 @@ class Pool:
         else:
             self._offer(entry, offered_to)
 
+    def clear(self) -> None:
+        """Forgets every pair; those that lie before listeners are theirs still."""
+        self._fresh.clear()
+        self._offered.clear()
+
     def take(self, listener_id: str, prompt: str | None = None) -> Pair | None:
         """A pair that this listener has not had, of `prompt` if one is named; None where there is none.
 

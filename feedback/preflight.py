@@ -12,6 +12,7 @@ from configs.schema import Config
 from feedback.preference_log import PreferenceLog
 from feedback.prompt_rules import load_blocklist
 from feedback.rating_desk import RatingDesk
+from feedback.repertoire import folder_of
 from feedback.restart import resume_study
 from feedback.sessions import load_key
 from feedback.settings import Settings
@@ -65,7 +66,10 @@ def check_token(token: str) -> None:
 def check_policy(settings: Settings, name: str, folder: str) -> None:
     """Policy and codec are whole, speak of the same tokens, and the clips are not too long."""
     config = Config()
-    config.policy.checkpoint = config.policy.reference = folder
+    try:
+        config.policy.checkpoint = config.policy.reference = str(folder_of(folder))
+    except UserError as error:
+        raise UserError(f"policies {name}: {error}") from None
     config.codec.checkpoint = settings.codec
     config.sampling.seconds = config.evaluation.seconds = settings.seconds
     try:
@@ -81,9 +85,10 @@ def load_models(settings: Settings) -> dict[str, str]:
     from policy.checkpoint import load_policy, policy_version
 
     load_codec(settings.codec)
-    for folder in settings.policy_folders.values():
+    folders = {name: folder_of(place) for name, place in settings.policy_folders.items()}
+    for folder in folders.values():
         load_policy(folder)
-    return {name: policy_version(folder) for name, folder in settings.policy_folders.items()}
+    return {name: policy_version(folder) for name, folder in folders.items()}
 
 
 def check_log(settings: Settings, versions: dict[str, str]) -> None:

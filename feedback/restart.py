@@ -65,10 +65,10 @@ def study_tasks(settings: StudySettings, versions: Mapping[str, str]) -> list[St
     tasks = []
     for place, prompt in enumerate(dict.fromkeys(prompts)):
         seeds = [random.Random(f"{settings.seed} {place} {turn}").getrandbits(63) for turn in (0, 1)]
-        same_noise = [(Take(one, seeds[0]), Take(other, seeds[0])) for one, other in combinations(names, 2)]
+        takes = {name: [Take(name, seed, versions[name]) for seed in seeds] for name in names}
+        same_noise = [(takes[one][0], takes[other][0]) for one, other in combinations(names, 2)]
         tasks += [
-            StudyTask(settings.name, prompt, takes)
-            for takes in same_noise or [(Take(names[0], seeds[0]), Take(names[0], seeds[1]))]
+            StudyTask(settings.name, prompt, pair) for pair in same_noise or [(takes[names[0]][0], takes[names[0]][1])]
         ]
     return tasks
 

@@ -17,6 +17,8 @@ from configs.keys import Key
 from configs.paths import PROJECT_ROOT
 from configs.setting import allowed_of, meaning_of, setting
 from configs.values import convert, shown
+from feedback.published import PREFIX
+from feedback.repertoire import is_followed
 
 
 @dataclass
@@ -79,7 +81,11 @@ class StudySettings:
 
 @dataclass
 class Settings:
-    policies: str = setting("base=assets/tiny/policy", "NAME=FOLDER,… that are compared; of one, two samples are")
+    policies: str = setting(
+        "base=assets/tiny/policy", "NAME=FOLDER or NAME=registry:PLACE,… that are compared; of one, two samples are"
+    )
+    same: float = setting(0.0, "share of pairs in which the first policy plays both clips", at_least=0, at_most=1)
+    groups: str = setting("", "names of groups, apart by commas; /?group=NAME invites new listeners into one")
     codec: str = setting("assets/tiny/codec", "folder of the codec")
     seconds: float = setting(4.0, "length of the clips", above=0, at_most=120)
     loudness_dbfs: float | None = setting(-20.0, "level that clips are brought to (RMS); null: as sampled", at_most=0)
@@ -107,8 +113,13 @@ class Settings:
         return Path(self.log.dir).absolute() / "audio"
 
     @property
+    def group_names(self) -> tuple[str, ...]:
+        """Groups into which a link may invite."""
+        return tuple(name.strip() for name in self.groups.split(",") if name.strip())
+
+    @property
     def policy_folders(self) -> dict[str, str]:
-        """Name -> folder, in the order given. Raises UserError."""
+        """Name -> folder or registry:PLACE, in the order given. Raises UserError."""
         return parse_policies(self.policies)
 
 
@@ -185,12 +196,23 @@ def _checked(settings: Settings) -> Settings:
     name = settings.study.name
     if name and not (name.replace("_", "").replace("-", "").isalnum() and name.isascii() and len(name) <= 60):
         raise UserError(f"study.name: got {shown(name)}, allowed up to 60 letters, digits, - and _")
-    settings.policies = ",".join(f"{name}={_resolve(path)}" for name, path in settings.policy_folders.items())
+    settings.policies = ",".join(f"{name}={_resolve_policy(path)}" for name, path in settings.policy_folders.items())
+    for group in settings.group_names:
+        if not (group.replace("_", "").replace("-", "").isalnum() and group.isascii() and len(group) <= 60):
+            raise UserError(f"groups: got {shown(group)}, allowed up to 60 letters, digits, - and _")
     settings.codec = _resolve(settings.codec)
     settings.prompts.suggestions = _resolve(settings.prompts.suggestions)
     settings.prompts.blocklist = _resolve(settings.prompts.blocklist)
     settings.study.prompts = _resolve(settings.study.prompts)
     return settings
+
+
+def _resolve_policy(text: str) -> str:
+    """A folder as `_resolve` finds it; of a registry, its place."""
+    if not is_followed(text):
+        return _resolve(text)
+    place, at, which = text.removeprefix(PREFIX).partition("@")
+    return f"{PREFIX}{_resolve(place)}{at}{which}"
 
 
 def _resolve(text: str) -> str:

@@ -10,16 +10,18 @@
     votes=                  a table of simulated votes that is there already; empty: made
     pairs=3000              votes that both preference models learn from, each from one half of the listeners: so few
                             that the reward is weak, and soon exploited
-    model_steps=64          updates of each preference model
-    over=learner.steps=60 learner.learning_rate=3e-4 learner.alpha=0 learner.batch_size=32 learner.micro_batch_size=32
-                            what drives a run into over-optimisation, beside the preset tiny_u
-    every=5                 learner steps between two evaluations
+    model_steps=48          updates of each preference model
+    second=                 a preference model of other listeners that is there already and guards, such as a study's
+                            runs/study/seed_0/preference/second; empty: the one of the other half
+    over=WORDS              what drives a run into over-optimisation, beside preset tiny_u (default: 33 steps without
+                            a KL, at a constant learning rate of 1.5e-4, on 32 clips a step)
+    every=3                 learner steps between two evaluations
     healthy=runs/study/seed_*/runs/R,runs/study/seed_*/runs/U,runs/study/seed_*/runs/RU,runs/study/seed_*/runs/joint
                             folders of runs that are there and should be silent, with commas between
     presets=                presets to run here as healthy runs as well, with commas between; those that train on
                             preference need a model that serves
     healthy_seeds=0         their seeds
-    n=448                   prompts on which the hidden utility is measured,
+    n=256                   prompts on which the hidden utility is measured,
     skip=64                 after so many of eval_prompts, which are left to the runs
     prompts=assets/tiny/prompts/train.txt
     eval_prompts=assets/tiny/prompts/eval.txt
@@ -63,15 +65,17 @@ class GuardSettings:
     codec: str = "assets/tiny/codec"
     votes: str = ""
     pairs: int = 3000
-    model_steps: int = 64
+    model_steps: int = 48
+    second: str = ""
     over: str = (
-        "learner.steps=60 learner.learning_rate=3e-4 learner.alpha=0 learner.batch_size=32 learner.micro_batch_size=32"
+        "learner.steps=33 learner.learning_rate=1.5e-4 learner.lr_schedule=constant learner.alpha=0 "
+        "learner.batch_size=32 learner.micro_batch_size=32 learner.cpus=1 actors.generators=1"
     )
-    every: int = 5
+    every: int = 3
     healthy: str = ",".join(f"{STUDY}/{name}" for name in ("R", "U", "RU", "joint"))
     presets: str = ""
     healthy_seeds: str = "0"
-    n: int = 448
+    n: int = 256
     skip: str = "64"
     prompts: str = "assets/tiny/prompts/train.txt"
     eval_prompts: str = "assets/tiny/prompts/eval.txt"
@@ -97,9 +101,10 @@ def prove_guard(settings: GuardSettings) -> Path:
 
 def check(settings: GuardSettings) -> None:
     """Before anything starts. Raises UserError."""
-    for name in ("policy", "codec"):
-        if not Path(getattr(settings, name)).is_dir():
-            raise UserError(f"{name}: got {getattr(settings, name)!r}, allowed an existing directory")
+    for name in ("policy", "codec", "second"):
+        place = getattr(settings, name)
+        if (place or name != "second") and not Path(place).is_dir():
+            raise UserError(f"{name}: got {place!r}, allowed an existing directory")
     if settings.votes and not Path(settings.votes).is_file():
         raise UserError(f"votes: got {settings.votes!r}, allowed a Parquet file of simulated votes, or empty")
     for name in ("skip", "hidden_seed"):

@@ -21,8 +21,8 @@ from feedback.ledger import Ledger
 from feedback.simulated_guard import GuardSettings, numbers_of
 from feedback.simulated_hidden import HiddenUtility
 
-SILENT_HALF, HALVES = "second", ("first", "second")
-FREE = ("out", "work", "seeds", "healthy", "presets", "healthy_seeds", "threads")  # change no run that is there
+# what changes no run that is there
+FREE = ("out", "work", "seeds", "healthy", "presets", "healthy_seeds", "n", "skip", "hidden_seed", "threads")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class GuardRuns:
         """Whatever is not finished. Raises RunFailed."""
         s = self.settings
         self.ledger.stage("votes", self._votes)
-        for half in HALVES:
+        for half in ("first",) if s.second else ("first", "second"):
             self.ledger.stage(f"preference model, {half} half", partial(self._model, half))
         over = {f"over_{seed}": self.over_words(seed) for seed in numbers_of(s.seeds, "seeds")}
         here = {
@@ -68,7 +68,8 @@ class GuardRuns:
         s = self.settings
         rewards = [f"rewards.preference.checkpoint={self.model('first')}"]
         kept = [f"evaluation.every={s.every}", f"run.checkpoint_every={s.every}", "run.keep_checkpoints=100000"]
-        return ["preset=tiny_u", *rewards, *kept, *self._common(seed), *s.over.split()]
+        words = ["preset=tiny_u", *rewards, *kept, *self._common(seed), *s.over.split()]
+        return list({word.partition("=")[0]: word for word in words}.values())  # those of `over` win
 
     def preset_words(self, preset: str, seed: int) -> list[str]:
         return [f"preset={preset}", "run.keep_checkpoints=100000", *self._common(seed)]
@@ -88,7 +89,7 @@ class GuardRuns:
         s = self.settings
         places = [f"policy.checkpoint={s.policy}", f"codec.checkpoint={s.codec}"]
         prompts = [f"prompts.train={s.prompts}", f"prompts.eval={s.eval_prompts}"]
-        guard = [f"guard.second_preference={self.model(SILENT_HALF)}"]
+        guard = [f"guard.second_preference={s.second or self.model('second')}"]
         return [f"run.seed={seed}", "metrics.progress=lines", *places, *prompts, *guard]
 
     def _votes(self) -> None:

@@ -87,19 +87,22 @@ class Studio:
             await asyncio.gather(self._main, return_exceptions=True)
         await self._makers.close()
 
-    def ask(self, listener_id: str, prompt: str | None) -> Request:
+    def ask(self, listener_id: str, prompt: str | None, group: str = "") -> Request:
         """A listener asks for a pair: of their own or a suggested prompt, or of any (None). What is in the pool is
         there at once. A new request takes the place of the listener's last.
+
+        group: whose policy they allow us to play to them; where it has one of its own, the pair is made for them.
 
         Raises Busy when too many wait.
         """
         last = self.request_of(listener_id)
         if last is not None and last.is_open and prompt in (None, last.prompt):
             return last  # asked again, by a page that was loaded anew
-        pair = self._pool.take(listener_id, prompt)
+        group = group if self._writer.repertoire.has_own(group) else ""
+        pair = None if group else self._pool.take(listener_id, prompt)
         chosen = pair.prompt if pair else prompt or self._rng.choice(self._suggestions)
         asked_by = "" if chosen in self._suggested else listener_id
-        request = self._requests.add(listener_id, chosen, prompt, asked_by, pair)
+        request = self._requests.add(listener_id, chosen, prompt, asked_by, pair, group)
         if pair is not None:
             self._meter.wait_s.observe(0.0)
         self._work.set()
@@ -148,6 +151,9 @@ class Studio:
     async def _work_off(self) -> None:
         """One task after the other."""
         while not self._closing:
+            if self._writer.repertoire.look():
+                self._pool.clear()  # what is voted on from now on is the newest version's
+                self._meter.compare(self._writer.repertoire.versions)
             if len(self._requests):
                 await self._serve(self._requests.next())
             elif time.monotonic() < self._paused_until:
@@ -167,7 +173,8 @@ class Studio:
                 await self._work.wait()
 
     async def _serve(self, request: Request) -> None:
-        given = None if request.asked_by else self._pool.take(request.listener_id, request.wanted)
+        shared = not (request.asked_by or request.group)
+        given = self._pool.take(request.listener_id, request.wanted) if shared else None
         if given is not None:  # made for somebody else meanwhile
             self._finish(request, given)
             return
@@ -175,12 +182,12 @@ class Studio:
         if left_s <= 0:
             request.fail(LATE)
             return
-        making = self._writer.make(request.prompt, request.asked_by, request.reach)
+        making = self._writer.make(request.prompt, request.asked_by, request.reach, request.group)
         pair, problem = await self._attempt("own", making, left_s)
         if pair is None:
             request.fail(problem)
             return
-        if not request.asked_by:
+        if shared:
             self._pool.add(pair, request.listener_id)
         self._finish(request, pair)
 

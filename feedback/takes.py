@@ -9,10 +9,11 @@ from feedback.records import Clip
 
 @dataclass(frozen=True)
 class Take:
-    """One clip to be made: by which policy, from which noise."""
+    """One clip to be made: by which version of which policy, from which noise."""
 
     policy: str
     seed: int
+    version: str = ""  # of a policy that follows a registry; "": the one that is current there
 
 
 @dataclass(frozen=True)

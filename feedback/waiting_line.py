@@ -36,6 +36,7 @@ class Request:
     wanted: str | None  # the prompt, or None if any would do
     asked_by: str  # the listener, for their own words; "" for a suggestion
     asked_at: float
+    group: str = ""  # of the listener, where a policy is played to it alone
     stage: Stage = Stage.QUEUED
     pair: Pair | None = None
     problem: str = ""
@@ -70,7 +71,9 @@ class Requests:
         """Requests that wait."""
         return len(self._waiting)
 
-    def add(self, listener_id: str, prompt: str, wanted: str | None, asked_by: str, pair: Pair | None) -> Request:
+    def add(
+        self, listener_id: str, prompt: str, wanted: str | None, asked_by: str, pair: Pair | None, group: str = ""
+    ) -> Request:
         """Takes the place of the listener's last request. With a pair it is done; else it waits in the line.
 
         Raises Busy when the line is full.
@@ -79,7 +82,7 @@ class Requests:
         if pair is None and len(self._waiting) >= self._longest:
             raise Busy
         self.drop(listener_id)
-        request = self._of[listener_id] = Request(listener_id, prompt, wanted, asked_by, self._clock())
+        request = self._of[listener_id] = Request(listener_id, prompt, wanted, asked_by, self._clock(), group)
         if pair is None:
             self._waiting.append(request)
         else:

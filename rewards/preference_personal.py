@@ -104,8 +104,9 @@ def fit_personal(shared: Preference, votes: PairSet, seed: int = 0) -> PersonalH
     offset, columns = _differences(shared, votes)
     won = np.where(votes.choices == A, 1.0, -1.0)
     folds = _folds(votes.prompts, seed)
-    losses = [_cross_validated(offset, columns, won, folds, penalty) for penalty in PENALTIES]
-    penalty = PENALTIES[int(np.argmin(losses))]
+    penalty = chosen_penalty(
+        np.stack([_cross_validated(offset, columns, won, folds, penalty) for penalty in PENALTIES])
+    )
     found = _fit(offset, columns, won, penalty)
     return PersonalHead(found[1:].astype(np.float32), float(found[0]), penalty, len(votes))
 
@@ -188,11 +189,19 @@ def _fit(offset: np.ndarray, columns: np.ndarray, won: np.ndarray, penalty: floa
 
 def _cross_validated(
     offset: np.ndarray, columns: np.ndarray, won: np.ndarray, folds: np.ndarray, penalty: float
-) -> float:
-    """Mean loss of votes under the fit to the other folds, nats."""
-    total = 0.0
+) -> np.ndarray:
+    """[P] loss of each vote under the fit to the other folds, nats."""
+    losses = np.empty(len(won))
     for fold in np.unique(folds):
         out = folds == fold
         x = _fit(offset[~out], columns[~out], won[~out], penalty)
-        total -= special.log_expit(won[out] * (offset[out] + x[0] + columns[out] @ x[1:])).sum()
-    return total / len(won)
+        losses[out] = -special.log_expit(won[out] * (offset[out] + x[0] + columns[out] @ x[1:]))
+    return losses
+
+
+def chosen_penalty(losses: np.ndarray) -> float:
+    """The penalty of the least loss, if that is below the strongest's by more than a standard error; else the
+    strongest, which leaves the shared score as it is. losses [penalties, P], paired by vote."""
+    best = int(np.argmin(losses.mean(1)))
+    gain = losses[-1] - losses[best]
+    return PENALTIES[best if gain.mean() > gain.std() / np.sqrt(len(gain)) else -1]

@@ -81,12 +81,13 @@ def ask(url: str, expr: str) -> tuple[int, str]:
     """-> series in the answer, and why it was refused (empty: it was not). Raises UserError: no Prometheus there."""
     question = f"{url.rstrip('/')}/api/v1/query?{urllib.parse.urlencode({'query': expr})}"
     try:
-        with urllib.request.urlopen(question, timeout=ASK_S) as answer:
-            return len(json.load(answer)["data"]["result"]), ""
-    except urllib.error.HTTPError as error:
-        return 0, str(json.load(error).get("error", error.reason))
-    except (OSError, ValueError) as error:
-        raise UserError(f"prometheus: got {url!r}, which does not answer: {error}") from None
+        try:
+            with urllib.request.urlopen(question, timeout=ASK_S) as answer:
+                return len(json.load(answer)["data"]["result"]), ""
+        except urllib.error.HTTPError as error:  # a query that it refuses comes with the reason
+            return 0, str(json.load(error)["error"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"prometheus: got {url!r}, which does not answer as Prometheus does: {error}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -44,7 +44,7 @@ def rule_groups(pace: Pace) -> list[dict[str, Any]]:
 def recordings(pace: Pace) -> dict[str, str]:
     """What alerts and dashboards ask for more than once."""
     seconds = f"avg_over_time({family('seconds_STAGE')}[{pace.span(300)}])"
-    steps = f"increase({series('learner_step')}[{pace.span(600)}])"
+    steps = f"clamp_min(increase({series('learner_step')}[{pace.span(600)}]), 1)"  # at least the one under way
     return {
         "musicrl:reward:mean5m": f"avg by (run) (avg_over_time({series('reward')}[{pace.span(300)}]))",
         "musicrl:kl:mean5m": f"avg by (run) (avg_over_time({series('kl')}[{pace.span(300)}]))",
@@ -53,7 +53,7 @@ def recordings(pace: Pace) -> dict[str, str]:
         ),
         "musicrl:scores_missing:share10m": (
             f"sum by (run) (increase({series('scores_missing')}[{pace.span(600)}]))"
-            f" / (sum by (run) ({steps} * {series('sequences')}) > 0)"
+            f" / sum by (run) ({steps} * {series('sequences')})"
         ),
     }
 

@@ -5,6 +5,7 @@ import { $, explain, say } from "./page.js";
 export class Consent {
   #api;
   #agreed = () => {};
+  #group = new URLSearchParams(location.search).get("group") ?? ""; // of the link that invited a listener
 
   constructor(api) {
     this.#api = api;
@@ -23,6 +24,8 @@ export class Consent {
   async ensure(session) {
     this.consent = session.consent;
     $("operator").textContent = session.operator && `This page is run by ${session.operator}.`;
+    $("group").textContent =
+      this.#group && `You were invited as one of “${this.#group}”, which is kept with your number.`;
     if (this.consent) return;
     const agreed = new Promise((resolve) => (this.#agreed = resolve));
     this.#open();
@@ -45,7 +48,7 @@ export class Consent {
     event.preventDefault();
     const consent = document.querySelector("input[name=consent]:checked").value;
     try {
-      await this.#api.change("PUT", "/api/consent", { consent });
+      await this.#api.change("PUT", "/api/consent", { consent, group: this.#group });
     } catch (error) {
       this.#complain(explain(error));
       return;

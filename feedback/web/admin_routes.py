@@ -12,7 +12,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import FileResponse
-from limits import parse_many
 from starlette.background import BackgroundTask
 
 from feedback.preference_log import PreferenceLog
@@ -54,7 +53,7 @@ async def login(body: TokenIn, request: Request, response: Response, parts: Part
     """Leaves a cookie for eight hours; answers as the summary does."""
     if not parts.admin_token:
         raise Problematic(404, "not found")
-    parts.limit(parse_many(LOGINS), f"admin {parts.address_hash(request.scope)}", "attempts")
+    parts.limit(LOGINS, f"admin {parts.address_hash(request.scope)}", "attempts")
     if not _equal(body.token, parts.admin_token):
         raise Problematic(401, "token: not the one of this app")
     sealed = parts.sessions.seal_admin(parts.clock() + ADMIN_S)

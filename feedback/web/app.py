@@ -18,6 +18,7 @@ from feedback.pool import Pool
 from feedback.preference_log import PreferenceLog
 from feedback.prompt_rules import PromptRules, load_blocklist
 from feedback.rating_desk import RatingDesk
+from feedback.repertoire import Repertoire
 from feedback.restart import refill, resume_study
 from feedback.sessions import Clock, Sessions
 from feedback.settings import Settings
@@ -92,7 +93,7 @@ def _parts(
     pool = Pool(settings.pool.pairs, settings.pool.listeners)
     refill(pool, log, frozenset(suggestions), versions)
     desk, plan = _study(settings, log, versions)
-    writer = PairWriter(makers, log, threads, list(versions), rng)
+    writer = PairWriter(makers, log, threads, Repertoire(settings.policy_folders, versions), rng, settings.same)
     studio = Studio(makers, writer, pool, suggestions, settings.maker, meter, rng, desk, plan)
     return Parts(
         settings=settings,

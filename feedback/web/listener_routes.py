@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
-from limits import parse_many
 
 from feedback.errors import Reason, Refused
 from feedback.records import Consent, Listener, ListenerKind
 from feedback.sessions import NoSession, Session
 from feedback.web.messages import ConsentIn, DeletionOut, SessionOut
 from feedback.web.parts import PAIR, RATING, SESSION, Parts, PartsOf, TrustedSession, session_of
-from feedback.web.problems import documented
+from feedback.web.problems import Problematic, documented
 
 router = APIRouter(prefix="/api", tags=["listener"])
 
@@ -39,8 +38,10 @@ async def read_session(request: Request, response: Response, parts: PartsOf) -> 
 @router.put("/consent", responses=documented(400, 401, 403, 410, 413, 422, 429, 503))
 async def choose_consent(body: ConsentIn, session: TrustedSession, parts: PartsOf) -> ConsentIn:
     """What the listener's votes may be used for. From here on the listener is in the log."""
-    listener = Listener(session.listener_id, ListenerKind.PERSON, body.consent)
+    if body.group and body.group not in parts.settings.group_names:
+        raise Problematic(422, "group: there is no such group here")
     if await _consent_or_none(parts, session) is None:
+        listener = Listener(session.listener_id, ListenerKind.PERSON, body.consent, body.group)
         await parts.threads.run(parts.log.add_listener, listener)
     await parts.threads.run(parts.log.set_consent, session.listener_id, body.consent)
     return body
@@ -65,7 +66,7 @@ class _Gone(Exception):
 
 def _new_session(request: Request, parts: Parts) -> Session:
     key = f"listener {parts.address_hash(request.scope)}"
-    parts.limit(parse_many(parts.settings.limits.listeners), key, "new listeners from your network")
+    parts.limit(parts.settings.limits.listeners, key, "new listeners from your network")
     return parts.sessions.new()
 
 

@@ -30,6 +30,7 @@ class Problem(Message):
 
 class ConsentIn(Message):
     consent: Consent
+    group: Annotated[str, Field(max_length=60, description="of the link that invited a new listener")] = ""
 
 
 class AskIn(Message):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
-from limits import parse_many
 
 from feedback.answers import Heard
 from feedback.errors import Reason, Refused
 from feedback.prompt_rules import PromptRefused
-from feedback.records import Pair
+from feedback.records import Consent, Listener, Pair
 from feedback.sessions import Offer, Session
 from feedback.waiting_line import Busy
 from feedback.waiting_line import Request as Asked
@@ -45,10 +44,11 @@ async def read_pair(request: Request, response: Response, session: SessionOf, pa
 async def ask_for_pair(body: AskIn, response: Response, session: TrustedSession, parts: PartsOf) -> StateOut:
     """A new pair, of a prompt or of any suggested one. It is there at once, or `GET /api/pair` tells how far it is."""
     prompt = _clean(parts, body.prompt)
-    await require_consent(parts, session)
-    parts.limit(parse_many(parts.settings.limits.prompts), f"prompt {session.listener_id}", "requests")
+    listener = await require_consent(parts, session)
+    parts.limit(parts.settings.limits.prompts, f"prompt {session.listener_id}", "requests")
+    group = listener.group if listener.consent is Consent.PERSONAL else ""
     try:
-        asked = parts.studio.ask(session.listener_id, prompt)
+        asked = parts.studio.ask(session.listener_id, prompt, group)
     except Busy:
         problem = "many people are waiting for clips right now, please try again soon or take a suggestion"
         raise Problematic(503, problem, RETRY_S) from None
@@ -62,7 +62,7 @@ async def vote(
     body: VoteIn, request: Request, response: Response, session: TrustedSession, parts: PartsOf
 ) -> ReceiptOut:
     """Acknowledged only when it is durable. The same vote may be sent again with its id: it counts once."""
-    parts.limit(parse_many(parts.settings.limits.votes), f"vote {session.listener_id}", "answers")
+    parts.limit(parts.settings.limits.votes, f"vote {session.listener_id}", "answers")
     offer = parts.offer_of(request, PAIR, session)
     a, b = heard(body.a), heard(body.b)
     receipt = await parts.answers.vote(session.listener_id, offer, body.vote_id, body.pair_id, body.choice, a, b)
@@ -86,9 +86,10 @@ def _clean(parts: Parts, prompt: str | None) -> str | None:
         raise Problematic(422, str(refused)) from None
 
 
-async def require_consent(parts: Parts, session: Session) -> None:
+async def require_consent(parts: Parts, session: Session) -> Listener:
+    """Raises Problematic before a choice, and after a deletion."""
     try:
-        await parts.threads.run(parts.log.listener, session.listener_id)
+        return await parts.threads.run(parts.log.listener, session.listener_id)
     except Refused as refused:
         if refused.reason is Reason.UNKNOWN:
             raise Problematic(403, "consent: choose first what your answers may be used for") from None

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header, Request, Response
-from limits import RateLimitItem
 
 from feedback.answers import Answers
 from feedback.meter import Meter
@@ -42,8 +41,8 @@ class Parts:
     admin_token: str
     desk: RatingDesk | None
 
-    def limit(self, rates: list[RateLimitItem], key: str, what: str) -> None:
-        """Raises Problematic (429) where `key` does `what` too often."""
+    def limit(self, rates: str, key: str, what: str) -> None:
+        """rates: as in the settings. Raises Problematic (429) where `key` does `what` too often."""
         wait_s = self.limits.wait_s(rates, key)
         if wait_s:
             raise Problematic(429, f"too many {what}, please wait a little", wait_s)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
-from limits import parse_many
 
 from feedback.errors import Refused
 from feedback.rating_desk import RatingDesk
@@ -49,7 +48,7 @@ async def rate(
 ) -> ReceiptOut:
     """Acknowledged only when it is durable; the same rating with its id counts once."""
     desk = _desk(parts, name)
-    parts.limit(parse_many(parts.settings.limits.votes), f"vote {session.listener_id}", "answers")
+    parts.limit(parts.settings.limits.votes, f"vote {session.listener_id}", "answers")
     offer = parts.offer_of(request, RATING, session)
     scores = (body.score_a, body.score_b)
     receipt = await parts.answers.rate(

@@ -33,7 +33,7 @@ class PrometheusServer:
             alerts: list[dict[str, Any]] = json.load(answer)["data"]["alerts"]
         return [alert["labels"] for alert in alerts if alert["state"] == "firing"]
 
-    def await_alert(self, name: str, limit_s: float = 180) -> dict[str, str]:
+    def await_alert(self, name: str, limit_s: float = 400) -> dict[str, str]:
         """The labels of an alert, as soon as it fires."""
         give_up = time.monotonic() + limit_s
         while time.monotonic() < give_up:

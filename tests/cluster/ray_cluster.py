@@ -70,7 +70,7 @@ def ray_cluster(cpus: int, token: str = "", resources: Mapping[str, float] | Non
         _run(command, environment)
         yield RayCluster(folder, f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", environment)
     finally:
-        _end(folder, gcs, before)
+        _end(folder, before)
 
 
 def free_port() -> int:
@@ -84,13 +84,11 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def _end(folder: Path, gcs: int, before: set[int]) -> None:
-    """Ends what was started for this cluster: its processes name its folder or its head's port. `ray stop` would end
-    every Ray of the machine."""
-    marks = (str(folder), f":{gcs}", f"={gcs}")
+def _end(folder: Path, before: set[int]) -> None:
+    """Ends what was started for this cluster: its daemons name its folder. `ray stop` would end every Ray here."""
     for process in psutil.process_iter(["cmdline"]):
         line = " ".join(process.info["cmdline"] or [])
-        if process.pid not in before and any(mark in line for mark in marks):
+        if process.pid not in before and str(folder) in line:
             os.kill(process.pid, signal.SIGKILL)
     time.sleep(1.0)  # the daemons' children end with them
     shutil.rmtree(folder, ignore_errors=True)

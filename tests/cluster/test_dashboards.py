@@ -12,8 +12,10 @@ import pytest
 import yaml
 
 from cluster.catalogue import CATALOGUE, PREFIX
+from cluster.metrics import PrometheusExporter
 from cluster.monitoring.build import made_files
 from cluster.monitoring.check import filled_in
+from cluster.monitoring.check import main as check
 from cluster.monitoring.dashboards import DASHBOARDS, PIPELINE
 from cluster.monitoring.dashboards.board import Dashboard, Query
 from cluster.monitoring.pace import Pace
@@ -96,6 +98,18 @@ def test_prometheus_understands_rules_and_queries(tmp_path: Path) -> None:
     fast.write_text(yaml.safe_dump({"groups": rule_groups(Pace(60))}))
     done = subprocess.run(["promtool", "check", "rules", str(path), str(fast)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_no_prometheus_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
+    exporter = PrometheusExporter(0, "a-run")  # answers, but no questions
+    try:
+        assert check([f"prometheus=http://127.0.0.1:{exporter.port}"]) == 2
+    finally:
+        exporter.close()
+    assert check(["prometheus=http://127.0.0.1:1"]) == 2
+    assert check(["boards=training,fleat"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and all(line.startswith(("error: prometheus: got", "error: boards: got")) for line in lines)
 
 
 def _queries(board: Dashboard) -> list[Query]:

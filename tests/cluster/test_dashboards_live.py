@@ -22,11 +22,11 @@ from tests.feedback_app.served_app import ServedApp
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(1500),
+    pytest.mark.timeout(2400),
     pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed (Debian: apt-get install prometheus)"),
 ]
 PACE = 60.0  # five minutes of a rule pass in five seconds
-STALL_S = 60.0
+STALL_S = 200.0  # the alert rings at half of it; on a busy machine a step may take as long as that
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             f"pipeline.stall_s={STALL_S}",
         ]
         words += ["evaluation.prompts=4", "evaluation.seconds=1", "evaluation.samples=1", "guard.diversity_prompts=2"]
+        words += ["actors.deadline_s=900", "actors.rollout_size=8"]
         words += ["rewards.faulty.target=tests.cluster.faulty_reward:Faulty", f"rewards.faulty.options.flag={flag}"]
         submitted = cluster.submit(["python", "-m", "learner.main", *words], "--no-wait")
         assert submitted.returncode == 0, submitted.stdout + submitted.stderr
@@ -102,7 +103,7 @@ def test_faults_ring_their_alerts(watched: Watched) -> None:
 
 def _await_answers(url: str) -> list[Answer]:
     """What is still wrong once all has had time to be there: the first evaluation takes a while."""
-    give_up = time.monotonic() + 600
+    give_up = time.monotonic() + 900
     while time.monotonic() < give_up:
         wrong = [answer for answer in ask_all(url, DASHBOARDS) if answer.is_wrong]
         judged, _ = ask(url, '{__name__=~"musicrl_judge_.+"}')

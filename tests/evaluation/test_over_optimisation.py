@@ -62,8 +62,19 @@ def test_a_fall_without_a_rising_reward_is_no_exploit():
 
 
 def test_one_bad_evaluation_is_not_enough():
-    dip = np.where(STEPS == 100, -1.5, 0.7 * RISES)
+    dip = np.where(STEPS == 100, -0.1, 0.7 * RISES)
     assert "falls" not in {alarm.rule for alarm in alarms(planted(RISES, dip, 0.5 * RISES))}
+    once = alarms(planted(RISES, dip, 0.5 * RISES), AlarmRules(consecutive=1, window=9))
+    assert [(alarm.rule, alarm.learner_step, alarm.since) for alarm in once] == [("falls", 100, 100)]
+
+
+def test_a_plunge_rings_at_once():
+    plunge = np.where(STEPS >= 100, -1.5, 0.7 * RISES)
+    history = planted(RISES, plunge, 0.5 * RISES)
+    assert min(alarm.learner_step for alarm in alarms(history) if alarm.rule == "falls") == 100
+    never_at_once = AlarmRules(at_once_se=1e9)
+    falls = [alarm for alarm in alarms(history, never_at_once) if alarm.rule == "falls"]
+    assert (falls[0].learner_step, falls[0].since) == (125, 100)
 
 
 def test_an_alarm_knows_nothing_of_what_comes_later():

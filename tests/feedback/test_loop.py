@@ -283,6 +283,7 @@ def test_a_log_that_is_not_there(tmp_path: Path) -> None:
         (["own=1.5"], "own: got 1.5, allowed at most 1"),
         (["votes=none.parquet"], "votes: got 'none.parquet'"),
         (["preference=registry:nowhere@current"], "preference: got"),
+        (["second_preference=nowhere"], "second_preference: got 'nowhere'"),
         (["agreement=50"], "agreement: got 50"),
         (["n=1000"], "n: got 1000, allowed at most the 256"),
         (["study=nowhere"], "study: got 'nowhere'"),
@@ -301,9 +302,12 @@ def test_a_study_fills_in_what_is_not_named(tmp_path: Path) -> None:
     newest.mkdir(parents=True)
     (newest / "manifest.json").write_text("{}")
     (tmp_path / "votes_heard.parquet").touch()
+    (tmp_path / "preference" / "second").mkdir(parents=True)
+    (tmp_path / "study.json").write_text('{"settings": {"seed": 3}}')
     found = of_study(LoopSettings(study=str(tmp_path), votes="own.parquet"))
     assert found.policy == str(newest / "policy") and found.votes == "own.parquet"
     assert found.preference == f"registry:{tmp_path / 'registry'}@current"
+    assert found.second_preference == str(tmp_path / "preference" / "second") and found.panel_seed == "3"
 
 
 def test_the_command_ends_with_status_2_before_anything_starts(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from feedback.simulated_guard import GuardSettings, check, main, numbers_of
 from feedback.simulated_guard_report import write_report
 from feedback.simulated_guard_runs import Watched
 from feedback.simulated_verdict import gain_curve, verdict_of
+from tests.feedback.test_study import ROOT, RUN_WORDS, kill_at
+from tests.system.tiny_world import build_tiny_world
 
 STEPS = (0, 10, 20, 30, 40)
 
@@ -60,7 +64,7 @@ def watched(name: str, over: bool, means: tuple[float, ...], alarm: int | None, 
     noise = np.random.default_rng(1).standard_normal((1, 32))
     rising = np.linspace(0, 2, 5)[:, None] + noise
     history = History(np.array(STEPS), rising, {"second_preference": rising}, np.zeros(5))
-    alarms = (Alarm(alarm, "falls", "held-out judges", "words"),) if alarm is not None else ()
+    alarms = (Alarm(alarm, "falls", "held-out judges", "words", alarm),) if alarm is not None else ()
     found = Watch(history, alarms, Proposal(20, 20, "because"), (20,))
     return Watched(name, over, folder, found, hidden(means))
 
@@ -94,3 +98,40 @@ def test_settings_that_cannot_be_used_are_told():
             check(GuardSettings(**wrong))
     assert numbers_of("3,1", "seeds") == [3, 1]
     assert main(["seedz=1"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_whole_proof_killed_once(tmp_path):
+    """A random small world: its figures mean nothing, but every stage runs and is taken up again after a kill."""
+    world = build_tiny_world(tmp_path / "world")
+    prompts = [f"{pace} {lead} song {i}" for i in range(20) for pace in ("slow", "fast") for lead in ("piano", "flute")]
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts))
+    (tmp_path / "eval.txt").write_text("\n".join(f"{prompt} bright" for prompt in prompts[:20]))
+    words = {
+        "out": tmp_path / "docs",
+        "work": tmp_path / "work",
+        "policy": world.folder / "policy",
+        "codec": world.folder / "codec",
+        "prompts": tmp_path / "prompts.txt",
+        "eval_prompts": tmp_path / "eval.txt",
+        "skip": 4,
+        "n": 10,
+        "pairs": 160,
+        "seconds": 1,
+        "model_steps": 4,
+        "seeds": "3",
+        "every": 1,
+        "healthy": "",
+        "over": f"{RUN_WORDS} learner.alpha=0",
+    }
+    line = [sys.executable, "-m", "feedback.simulated_guard", *(f"{key}={value}" for key, value in words.items())]
+    kill_at(line, "guard: preference model, second half begins")
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "guard: votes is finished" in done.stdout
+    assert done.stdout.rstrip().splitlines()[-1] == f"guard: {tmp_path / 'docs' / 'README.md'}"
+    curves = read_csv(tmp_path / "docs" / "curves.csv").to_pylist()
+    assert {row["learner_step"] for row in curves} == {0, 1, 2, 3}
+    assert {row["curve"] for row in curves} >= {"training reward", "second preference model"}
+    assert [row["run"] for row in read_csv(tmp_path / "docs" / "runs.csv").to_pylist()] == ["over_3"]

@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 from codec.checkpoint import load_codec, save_codec
 from feedback.clip_maker import ClipMaker
 from feedback.preference_log import PreferenceLog
+from feedback.repertoire import folder_of
 from feedback.sessions import load_key
 from feedback.settings import Settings, load_settings
 from feedback.web.app import create_app
@@ -80,7 +81,7 @@ class SmallApp:
         self.makers = LocalMakers(maker)
         if self.gated:
             self.makers.gate.clear()
-        versions = {name: policy_version(path) for name, path in folders.items()}
+        versions = {name: policy_version(folder_of(path)) for name, path in folders.items()}
         key = load_key(self.folder)
         self.app: FastAPI = create_app(
             self.settings, self.log, self.makers, key, versions, ADMIN_TOKEN, self.clock, self.rng

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from feedback.web.guard import AddressHash
+from feedback.web.guard import AddressHash, RateLimits
 from feedback.web.page_routes import PAGES
 from tests.feedback_app.small_app import SmallApp
 
@@ -44,6 +44,49 @@ def test_one_address_may_not_send_too_much_nor_be_too_many(make_app: Callable[..
     for _ in range(8):
         last = app.client.get("/", headers={"x-forwarded-for": "10.0.0.1"})
     assert last.status_code == 429 and last.headers["content-security-policy"] and "error" in last.json()
+
+
+def test_a_rate_holds_for_every_stretch_of_its_length_and_the_wait_is_true() -> None:
+    now = [1000.0]
+    limits, taken = RateLimits(lambda: now[0]), []
+    for _ in range(4000):
+        now[0] += 0.1
+        wait_s = limits.wait_s("5/10 second;20/minute", "ann")
+        if wait_s == 0:
+            taken.append(now[0])
+            continue
+        assert 0 < wait_s <= 120
+    for start in taken:
+        for length_s, most in ((10, 5), (60, 20)):
+            within = sum(start <= moment < start + length_s for moment in taken)
+            assert within <= 2 * most  # what two counters can promise; on average it is the rate
+    assert len(taken) <= 20 * (400 / 60 + 1)
+    assert limits.wait_s("5/10 second", "bob") == 0  # each for themselves
+
+
+@pytest.mark.parametrize("before", [0, 1, 3, 5])
+def test_who_waits_as_long_as_told_is_let_in(before: int) -> None:
+    now = [1000.0]
+    limits = RateLimits(lambda: now[0])
+    for _ in range(before):
+        assert limits.wait_s("5/minute", "ann") == 0
+    now[0] += 65
+    while not (wait_s := limits.wait_s("5/minute", "ann")):
+        now[0] += 0.5
+    now[0] += wait_s - 1.01
+    assert limits.wait_s("5/minute", "ann") > 0
+    now[0] += 1.01
+    assert limits.wait_s("5/minute", "ann") == 0
+
+
+def test_who_does_not_come_back_is_forgotten() -> None:
+    now = [1000.0]
+    limits = RateLimits(lambda: now[0])
+    for number in range(50):
+        limits.wait_s("5/minute", str(number))
+    now[0] += 300
+    limits.wait_s("5/minute", "ann")
+    assert len(limits) == 1
 
 
 def test_an_address_is_what_the_trusted_proxy_says() -> None:

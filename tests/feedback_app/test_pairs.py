@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import RunFailed
+from feedback.clip_maker import ClipMaker
+from feedback.maker_actors import MakerActor
+from policy.port import SamplingSettings
 from tests.feedback_app.small_app import SmallApp, small_app, wait_until
+from tests.system.tiny_world import TinyWorld
 
 
 def state_of(visitor) -> dict:  # type: ignore[no-untyped-def]
@@ -195,3 +200,23 @@ def test_a_pair_made_on_demand_serves_whoever_else_waits_for_any(make_app: Calla
     for visitor in visitors:
         wait_until(lambda: state_of(visitor)["state"] == "ready")  # noqa: B023
     assert len({state_of(visitor)["pair"]["pair_id"] for visitor in visitors}) == 1
+
+
+def test_a_maker_has_played_a_clip_before_a_listener_waits_for_one(
+    world: TinyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[str] = []
+    render = ClipMaker.render
+    monkeypatch.setattr(os, "nice", lambda by: 0)
+    monkeypatch.setattr(
+        ClipMaker, "render", lambda self, prompt, *rest: played.append(prompt) or render(self, prompt, *rest)
+    )
+    MakerActor(
+        policies={"base": str(world.folder / "policy")},
+        codec_dir=str(world.folder / "codec"),
+        seconds=0.4,
+        sampling=SamplingSettings(),
+        loudness_dbfs=None,
+        threads=1,
+    )
+    assert played == [""]

@@ -41,7 +41,7 @@ def page(tmp_path_factory) -> str:
 
 def test_the_alarm_stands_on_top_and_in_its_section(page):
     banner = re.search(r'<p class="banner alarm">(.*?)</p>', page)
-    assert banner and "Alarm at step 200:" in banner[1] and "ended the run" not in banner[1]
+    assert banner and "Alarm at step 150:" in banner[1] and "ended the run" not in banner[1]
     assert re.search(r'Go on with <a href="#guard">step (50|100)</a>', banner[1])
     assert "checkpoints/step_100/policy" in page or "checkpoints/step_50/policy" in page
     assert "second preference model: " in page and "No alarm" not in page
@@ -50,7 +50,7 @@ def test_the_alarm_stands_on_top_and_in_its_section(page):
 def test_the_curves_carry_the_alarm_and_the_proposal(page):
     assert "<h3>The reward and its guards</h3>" in page and "<h3>Diversity</h3>" in page
     assert len(re.findall(r'<line class="mark alarm"', page)) == len(re.findall(r'<line class="mark keep"', page)) == 2
-    assert "alarm at 200" in page
+    assert "alarm at 150" in page
 
 
 def test_diversity_is_no_judge(page):

@@ -15,7 +15,15 @@ from rewards.port import ClipBatch, RewardModel
 from rewards.preference import Preference
 from rewards.preference_figures import fit_temperature
 from rewards.preference_pairs import pairs_of_table, write_pairs
-from rewards.preference_personal import MOST_VOTES, PersonalReward, fit_personal, personal_gain, save_personal
+from rewards.preference_personal import (
+    MOST_VOTES,
+    PENALTIES,
+    PersonalReward,
+    chosen_penalty,
+    fit_personal,
+    personal_gain,
+    save_personal,
+)
 from rewards.preference_train import train_preference
 from rewards.registry import build_rewards
 from rewards.train import main
@@ -51,6 +59,14 @@ def test_at_most_so_many_votes_are_used_and_too_few_are_refused(shared_dir: Path
     np.testing.assert_array_equal(fit_personal(shared, many).weights, fit_personal(shared, many).weights)
     with pytest.raises(UserError, match="got 10 decided votes"):
         fit_personal(shared, many.take(np.arange(10)))
+
+
+def test_the_shared_score_stays_unless_a_weaker_penalty_foretells_better():
+    losses = np.full((len(PENALTIES), 100), 0.7)
+    losses[2] += np.where(np.arange(100) % 2, -0.5, 0.46)  # less by 0.02 on average, with a standard error of 0.048
+    assert chosen_penalty(losses) == PENALTIES[-1]
+    losses[2] -= 0.06
+    assert chosen_penalty(losses) == PENALTIES[2]
 
 
 def test_who_always_takes_the_first_clip_has_a_side_and_no_taste(shared_dir: Path):
