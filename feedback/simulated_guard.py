@@ -13,8 +13,8 @@
     model_steps=48          updates of each preference model
     second=                 a preference model of other listeners that is there already and guards, such as a study's
                             runs/study/seed_0/preference/second; empty: the one of the other half
-    over=WORDS              what drives a run into over-optimisation, beside preset tiny_u (default: 33 steps without
-                            a KL, at a constant learning rate of 1.5e-4, on 32 clips a step)
+    over=WORDS              what drives a run into over-optimisation, beside preset tiny_u (default: 36 steps without
+                            a KL, at a constant learning rate of 3e-4, on 32 clips a step)
     every=3                 learner steps between two evaluations
     healthy=runs/study/seed_*/runs/R,runs/study/seed_*/runs/U,runs/study/seed_*/runs/RU,runs/study/seed_*/runs/joint
                             folders of runs that are there and should be silent, with commas between
@@ -34,8 +34,9 @@
 The hidden utility of the simulated listeners says what a policy is worth; no reward, judge or rule reads it. It is
 measured here from the checkpoints that a run has kept, after the run.
 
-    peak            the evaluated checkpoint with the highest mean utility
-    lost 5 %        the first one after it from which on the utility stays lower by more than 5 % of (peak - start)
+    lost 5 %        the first evaluated checkpoint whose mean utility lies below the best so far by more than 5 % of
+                    what that had gained over the start, and by more than two standard errors of the difference
+    peak            the best checkpoint before that
     first alarm     of the rules of evaluation/over_optimisation.py, on what the run itself has written
 
 A stage that is finished is not done again; stopped at any point, the same command goes on.
@@ -68,7 +69,7 @@ class GuardSettings:
     model_steps: int = 48
     second: str = ""
     over: str = (
-        "learner.steps=33 learner.learning_rate=1.5e-4 learner.lr_schedule=constant learner.alpha=0 "
+        "learner.steps=36 learner.learning_rate=3e-4 learner.lr_schedule=constant learner.alpha=0 "
         "learner.batch_size=32 learner.micro_batch_size=32 learner.cpus=1 actors.generators=1"
     )
     every: int = 3

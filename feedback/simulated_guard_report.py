@@ -14,7 +14,7 @@ from evaluation.figures import draw_guard
 from evaluation.over_optimisation import guard_scores, standardised
 from feedback.simulated_guard import GuardSettings
 from feedback.simulated_guard_runs import Watched
-from feedback.simulated_verdict import LOSS, GainCurve, Verdict, gain_curve, verdict_of
+from feedback.simulated_verdict import LOSS, NOISE_SE, GainCurve, Verdict, gain_curve, verdict_of
 
 HIDDEN = "hidden utility of the simulated listeners"
 
@@ -86,8 +86,12 @@ def _page(verdicts: Sequence[Verdict], settings: GuardSettings, drawn: bool) -> 
 def _answer(over: Sequence[Verdict], healthy: Sequence[Verdict]) -> list[str]:
     lost = [verdict for verdict in over if verdict.lost_step is not None]
     in_time = sum(bool(verdict.in_time) for verdict in lost)
+    by_mean = [verdict for verdict in over if verdict.below_step is not None]
     silent = sum(verdict.alarm_step is None for verdict in healthy)
     lines = [f"**The alarm came before {100 * LOSS:.0f} % were lost in {in_time} of {len(lost)} over-trained runs.**"]
+    if by_mean:
+        before = sum(bool(verdict.before_mean) for verdict in by_mean)
+        lines.append(f"By the mean alone, noise or not, in {before} of {len(by_mean)}.")
     if len(lost) < len(over):
         lines.append(f"{len(over) - len(lost)} more never lost so much, and say nothing about that.")
     if healthy:
@@ -102,15 +106,16 @@ def _over_lines(over: Sequence[Verdict], settings: GuardSettings) -> list[str]:
         f"Preset `tiny_u` with `{settings.over}`,",
         f"paid for a preference model that learnt from {settings.pairs} simulated votes, those of one half of the",
         f"listeners; the guard's second model learnt from the other half's. Evaluated every {settings.every} steps.",
-        '"Lost": the first checkpoint after the peak from which on the utility stays below the peak by more than',
-        f"{100 * LOSS:.0f} % of the gain from start to peak; its error is that of the difference from the peak.",
+        f'"Lost": the first checkpoint below the best so far by more than {100 * LOSS:.0f} % of what that had gained,',
+        f"and by more than {NOISE_SE:g} standard errors of the difference (the error in its column). The peak is that",
+        'best one. "Below": the first whose mean alone lies so low.',
         "",
-        "| run | peak | gain | lost | gain | first alarm | rule | gain | proposed | gain | in time |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| run | peak | gain | below | lost | gain | first alarm | rule | gain | proposed | gain | in time |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
         *[
-            f"| {v.run} | {v.peak_step} | {v.peak:.3f} ± {v.peak_se:.3f} | {_step(v.lost_step)} "
-            f"| {_gain(v.lost, v.lost_se)} | {_step(v.alarm_step)} | {v.alarm or '–'} | {_gain(v.at_alarm)} "
-            f"| {_step(v.proposed_step)} | {_gain(v.proposed)} | {_word(v.in_time)} |"
+            f"| {v.run} | {v.peak_step} | {v.peak:.3f} ± {v.peak_se:.3f} | {_step(v.below_step)} "
+            f"| {_step(v.lost_step)} | {_gain(v.lost, v.lost_se)} | {_step(v.alarm_step)} | {v.alarm or '–'} "
+            f"| {_gain(v.at_alarm)} | {_step(v.proposed_step)} | {_gain(v.proposed)} | {_word(v.in_time)} |"
             for v in over
         ],
         "",
@@ -121,10 +126,10 @@ def _healthy_lines(healthy: Sequence[Verdict]) -> list[str]:
     return [
         "## Healthy runs",
         "",
-        "| run | steps | gain at the end | best kept checkpoint | gain | first alarm | rule | proposed | gain |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| run | steps | gain at the end | first alarm | rule | proposed | gain |",
+        "|---|---|---|---|---|---|---|",
         *[
-            f"| {v.run} | {v.last_step} | {v.end:.3f} | {v.peak_step} | {v.peak:.3f} ± {v.peak_se:.3f} "
+            f"| {v.run} | {v.last_step} | {v.end:.3f} ± {v.end_se:.3f} "
             f"| {_step(v.alarm_step)} | {v.alarm or '–'} | {_step(v.proposed_step)} | {_gain(v.proposed)} |"
             for v in healthy
         ],

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from cluster.errors import RunFailed
 from cluster.storage import write_parquet_atomic
 from configs.schema import AlarmRules
-from evaluation.guard import Watch, watch_run
+from evaluation.guard import Watch, kept_checkpoints, watch_run
 from evaluation.run_data import read_run
 from feedback.ledger import Ledger
 from feedback.simulated_guard import GuardSettings, numbers_of
@@ -120,7 +120,11 @@ class GuardRuns:
         found = watch_run(read_run(place), AlarmRules())
         if found is None:
             raise RunFailed(f"{name}: {place} holds no evaluation")
-        return Watched(name, over_trained, place, found, hidden.of_run(name, place, found.history.steps.tolist()))
+        steps = found.history.steps.tolist()
+        if not over_trained:  # the start, the end and what is proposed say whether it is healthy
+            kept = kept_checkpoints(place)
+            steps = [steps[0], *(kept[-1:] if kept else []), *([found.proposal.learner_step] if found.proposal else [])]
+        return Watched(name, over_trained, place, found, hidden.of_run(name, place, steps))
 
     @property
     def _few(self) -> Path:

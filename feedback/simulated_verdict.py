@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LOSS = 0.05  # share of the gain from the start to the peak
+LOSS = 0.05  # share of the gain from the start to the best checkpoint so far
+NOISE_SE = 2.0  # standard errors of the difference from that checkpoint below which a loss may be the prompts' noise
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,12 @@ class Verdict:
     peak_step: int
     peak: float
     peak_se: float
-    lost_step: int | None  # first step after the peak from which on more than LOSS of the peak's gain is gone for good
+    below_step: int | None  # first step at which the mean is below the best so far by more than LOSS of its gain
+    lost_step: int | None  # first step at which that is more than noise, too
     lost: float | None  # the utility there
     lost_se: float | None  # of its difference from the peak's
     end: float  # at the last step
+    end_se: float
     alarm_step: int | None
     alarm: str  # rule and guard of the first alarm
     at_alarm: float | None
@@ -32,9 +35,15 @@ class Verdict:
     @property
     def in_time(self) -> bool | None:
         """Whether the alarm came before the loss. None where nothing was lost."""
-        if self.lost_step is None:
-            return None
-        return self.alarm_step is not None and self.alarm_step < self.lost_step
+        return self._before(self.lost_step)
+
+    @property
+    def before_mean(self) -> bool | None:
+        """Whether it came before the mean alone, noise or not, was below."""
+        return self._before(self.below_step)
+
+    def _before(self, step: int | None) -> bool | None:
+        return None if step is None else self.alarm_step is not None and self.alarm_step < step
 
 
 @dataclass(frozen=True)
@@ -61,15 +70,21 @@ class GainCurve:
 
     @property
     def peak_row(self) -> int:
-        return int(np.argmax(self.mean))
+        """The best row before the loss; of all where nothing was lost."""
+        lost = self.lost_row()
+        return self.best_until(len(self.steps) - 1 if lost is None else lost)
 
-    @property
-    def lost_row(self) -> int | None:
-        """The first row after the peak from which on the utility stays below (1 - LOSS) of the peak's gain."""
-        peak = self.peak_row
-        below = self.mean < (1 - LOSS) * self.mean[peak]
-        staying = [row for row in range(peak + 1, len(self.steps)) if below[row:].all()]
-        return staying[0] if staying and self.mean[peak] > 0 else None
+    def best_until(self, row: int) -> int:
+        return int(np.argmax(self.mean[: row + 1]))
+
+    def lost_row(self, noise_se: float = NOISE_SE) -> int | None:
+        """The first row below the best so far by more than LOSS of its gain, and `noise_se` SE of the difference."""
+        for row in range(1, len(self.steps)):
+            best = self.best_until(row)
+            fall = self.mean[best] - self.mean[row]
+            if self.mean[best] > 0 and fall > max(LOSS * self.mean[best], noise_se * self.se(row, best)):
+                return row
+        return None
 
 
 def gain_curve(hidden: dict[int, np.ndarray]) -> GainCurve:
@@ -89,7 +104,7 @@ def verdict_of(
     proposed_step: int | None,
 ) -> Verdict:
     """alarm: the first one's learner step, and its rule and guard in words."""
-    peak, lost = curve.peak_row, curve.lost_row
+    peak, lost, below = curve.peak_row, curve.lost_row(), curve.lost_row(noise_se=0.0)
     return Verdict(
         run,
         over_trained,
@@ -97,10 +112,12 @@ def verdict_of(
         int(curve.steps[peak]),
         float(curve.mean[peak]),
         curve.se(peak),
+        None if below is None else int(curve.steps[below]),
         None if lost is None else int(curve.steps[lost]),
         None if lost is None else float(curve.mean[lost]),
         None if lost is None else curve.se(lost, peak),
         float(curve.mean[-1]),
+        curve.se(len(curve.steps) - 1),
         alarm[0] if alarm else None,
         alarm[1] if alarm else "",
         curve.at(alarm[0]) if alarm else None,

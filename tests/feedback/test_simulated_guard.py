@@ -44,14 +44,21 @@ def test_an_alarm_at_the_loss_is_too_late_and_none_is_later():
     assert verdict_of("a", True, curve, None, 20).in_time is False
 
 
-def test_a_dip_that_comes_back_is_no_loss():
-    curve = gain_curve(hidden((1.0, 2.0, 1.7, 1.99, 1.98)))
+def test_a_dip_within_the_noise_is_no_loss_but_told():
+    curve = gain_curve(hidden((1.0, 2.0, 1.93, 1.99, 1.98), prompts=50, noise=0.4))
     verdict = verdict_of("a", True, curve, None, None)
     assert (verdict.peak_step, verdict.lost_step, verdict.in_time) == (10, None, None)
+    assert verdict.below_step is not None and verdict.before_mean is False
+
+
+def test_a_loss_counts_although_it_is_made_good_later():
+    curve = gain_curve(hidden((1.0, 1.8, 1.5, 1.9, 2.2)))
+    verdict = verdict_of("a", True, curve, (10, "falls"), None)
+    assert (verdict.peak_step, verdict.lost_step, verdict.in_time) == (10, 20, False)
 
 
 def test_a_run_that_never_gains_has_lost_nothing():
-    assert gain_curve(hidden((1.0, 0.9, 0.8, 0.7, 0.6))).lost_row is None
+    assert gain_curve(hidden((1.0, 0.9, 0.8, 0.7, 0.6))).lost_row() is None
 
 
 def test_prompts_that_were_not_scored_are_left_out():
