@@ -105,7 +105,7 @@ def _over_lines(over: Sequence[Verdict], settings: GuardSettings) -> list[str]:
         "",
         f"Preset `tiny_u` with `{settings.over}`,",
         f"paid for a preference model that learnt from {settings.pairs} simulated votes, those of one half of the",
-        f"listeners; the guard's second model learnt from the other half's. Evaluated every {settings.every} steps.",
+        f"listeners; {_second(settings)}. Evaluated every {settings.every} steps.",
         f'"Lost": the first checkpoint below the best so far by more than {100 * LOSS:.0f} % of what that had gained,',
         f"and by more than {NOISE_SE:g} standard errors of the difference (the error in its column). The peak is that",
         'best one. "Below": the first whose mean alone lies so low.',
@@ -135,6 +135,12 @@ def _healthy_lines(healthy: Sequence[Verdict]) -> list[str]:
         ],
         "",
     ]
+
+
+def _second(settings: GuardSettings) -> str:
+    if settings.second:
+        return "the guard's second model is one of other listeners that was there already"
+    return "the guard's second model learnt from the other half's"
 
 
 def _step(step: int | None) -> str:

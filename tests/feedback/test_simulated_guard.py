@@ -45,15 +45,17 @@ def test_an_alarm_at_the_loss_is_too_late_and_none_is_later():
 
 
 def test_a_dip_within_the_noise_is_no_loss_but_told():
-    curve = gain_curve(hidden((1.0, 2.0, 1.93, 1.99, 1.98), prompts=50, noise=0.4))
+    scores = {step: np.full(100, mean) for step, mean in zip(STEPS, (1.0, 2.0, 1.93, 1.99, 1.98), strict=True)}
+    scores[20] = scores[20] + 0.5 * np.tile([1.0, -1.0], 50)  # 7 % below, with a standard error of 5 %
+    curve = gain_curve(scores)
     verdict = verdict_of("a", True, curve, None, None)
     assert (verdict.peak_step, verdict.lost_step, verdict.in_time) == (10, None, None)
-    assert verdict.below_step is not None and verdict.before_mean is False
+    assert verdict.below_step == 20 and verdict.before_mean is False
 
 
 def test_a_loss_counts_although_it_is_made_good_later():
     curve = gain_curve(hidden((1.0, 1.8, 1.5, 1.9, 2.2)))
-    verdict = verdict_of("a", True, curve, (10, "falls"), None)
+    verdict = verdict_of("a", True, curve, (20, "falls"), None)
     assert (verdict.peak_step, verdict.lost_step, verdict.in_time) == (10, 20, False)
 
 

@@ -34,6 +34,7 @@ EXPLOITED: dict[str, Any] = {  # what is trained on the one hand is lost on the 
     "run__keep_checkpoints": 1,
     "guard__falls_se": 1,
     "guard__judges_sd": 0.01,
+    "guard__at_once_se": 1e9,
 }
 
 
