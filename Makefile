@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: setup run listen study test test-slow test-web test-api test-postgres test-monitoring cluster-check dashboards lint format bench world card clean
+.PHONY: setup run listen study loop guard test test-slow test-web test-api test-postgres test-monitoring cluster-check dashboards lint format bench world card clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -30,6 +30,12 @@ listen: setup ## the listening app: two clips of a prompt, which is better? Its 
 
 study: setup ## MusicRL-R, -U, -RU and joint, judged by simulated listeners (at most 90 minutes a seed; resumable)
 	@$(BIN)/python -m feedback.study $(ARGS)
+
+loop: setup ## the continuing loop: votes, a new reward, the gate, tuning, publication, and again (resumable)
+	@$(BIN)/python -m feedback.loop $(ARGS)
+
+guard: setup ## over-trained on purpose: does the alarm ring before the harm is done? (simulated listeners; resumable)
+	@$(BIN)/python -m feedback.simulated_guard $(ARGS)
 
 test: setup ## the tests, below 15 minutes on two cores
 	@$(BIN)/python -m pytest $(ARGS)
