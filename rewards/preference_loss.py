@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rewards.preference_pairs import NEITHER, TIE, A, B
+from rewards.preference_pairs import NEITHER, A, B
 
 TIES = ("davidson", "half", "drop")
 
@@ -36,8 +36,3 @@ def vote_losses(difference: Tensor, log_nu: Tensor, choices: Tensor, ties: str =
     wins, losses = -F.logsigmoid(difference), -F.logsigmoid(-difference)
     tied = (wins + losses) / 2 if ties == "half" else torch.zeros_like(wins)
     return torch.where(choices == A, wins, torch.where(choices == B, losses, tied))
-
-
-def tie_weight(choices: Tensor, ties: str) -> Tensor:
-    """[B] 1 where a vote teaches anything, else 0."""
-    return torch.where(choices == TIE, float(ties != "drop"), 1.0)

@@ -51,6 +51,7 @@ def test_leading_levels_decode_alone_and_more_levels_come_nearer(quantizer: Resi
 def test_forward_drops_the_levels_a_sequence_does_not_keep(quantizer: ResidualQuantizer) -> None:
     latent = torch.randn(3, 5, 4)
     out, _, codes = quantizer(latent, torch.tensor([1, 2, 3]))
+    assert torch.equal(codes, quantizer.encode(latent))
     for row, kept in enumerate((1, 2, 3)):
         torch.testing.assert_close(out[row], quantizer.decode(codes[row : row + 1, :kept])[0])
 

@@ -103,6 +103,17 @@ def test_ratio_of_paired_means():
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx((0.8, 0.8, 0.8))
 
 
+def test_a_ratio_over_ones_is_the_mean():
+    values = np.random.default_rng(8).normal(size=60)
+    assert bootstrap_ratio(values, np.ones(60), level=0.8) == bootstrap_mean(values, level=0.8)
+
+
+def test_the_mean_of_few_values_by_hand():
+    interval = bootstrap_mean(np.array([0.0, 1.0]), level=0.4)  # means 0, .5 and 1 with chances 1/4, 1/2, 1/4
+    assert (interval.value, interval.low, interval.high) == (0.5, 0.5, 0.5)
+    assert bootstrap_mean(np.array([0.0, 1.0]), level=0.8) == Interval(0.5, 0.0, 1.0)
+
+
 def test_position_between_floor_and_ceiling():
     rng = np.random.default_rng(8)
     floor, values = rng.normal(0.1, 0.2, 500), rng.normal(0.4, 0.2, 300)

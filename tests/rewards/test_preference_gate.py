@@ -62,6 +62,14 @@ def test_not_below_lets_an_equal_version_pass_and_no_worse_one(held_out: PairSet
     assert not may_serve(right(held_out, 0.55, seed=1), current, held_out, "not_below", 0.01).passed
 
 
+def test_the_exact_test_counts_the_votes_on_which_two_versions_differ(held_out: PairSet):
+    current = right(held_out, 1.0)
+    worse = current.copy()
+    worse[np.flatnonzero(held_out.decided)[:3]] *= -1  # right on all but three
+    assert may_serve(worse, current, held_out).p_current == 1.0
+    assert may_serve(current, worse, held_out).p_current == pytest.approx(0.5**3)
+
+
 def test_too_few_votes_or_prompts_are_refused(held_out: PairSet):
     few = held_out.take(np.arange(40))
     assert "40 held-out votes" in may_serve(right(few, 1.0), None, few).reason
