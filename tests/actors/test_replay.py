@@ -9,12 +9,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from actors.replay import ReplayStore
+from actors.replay_index import StoredTask, Totals
 from actors.replay_log import LOG, read_log
 from actors.replay_table import read_rows
 from cluster.errors import RunFailed
@@ -342,3 +345,11 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path, after: int) 
     waiting = store.available_tasks()
     assert not trained & waiting.keys()
     assert all(waiting[task][0] == 4 for task in stored - trained if task % 3)
+
+
+def test_staleness_is_the_learners_version_less_the_rows() -> None:
+    totals, task = Totals(), SimpleNamespace(policy_version=3)
+    totals.use(cast(StoredTask, task), rows=4, step=4)  # the step that makes version 4 is taken at version 3
+    assert (totals.uses, totals.staleness, totals.staleness_max) == (4, 0, 0)
+    totals.use(cast(StoredTask, task), rows=2, step=6)
+    assert (totals.uses, totals.staleness, totals.staleness_max) == (6, 4, 2)
