@@ -63,6 +63,17 @@ def exit_status_of(work: Callable[[], int | None], interrupted: str = "interrupt
         return int(status)
 
 
+def run_long_command(argv: Sequence[str], help_text: str, work: Callable[[], None]) -> int:
+    """main of a command that may take hours and goes on where it was stopped -> its exit status.
+
+    0; 1 where a stage failed; 2 with one line for input that cannot be used; 130 when interrupted.
+    """
+    if argv and argv[0] in ("-h", "--help", "help"):
+        print(help_text)
+        return 0
+    return exit_status_of(work, "interrupted: the same command goes on")
+
+
 def _value(key: str, text: str, default: Any, field: Field) -> Any:
     kind = type(default)
     if field.metadata:

@@ -138,13 +138,8 @@ def draw_guard(table: str | Path, marks: Mapping[str, Mapping[str, Any]], pictur
         axes.set_title(run, fontsize=8)
         axes.set_xlabel("learner step", fontsize=7)
         axes.tick_params(labelsize=7)
-    for axes in list(grid.flat)[len(runs) :]:
-        axes.set_axis_off()
-    handles, labels = grid.flat[0].get_legend_handles_labels()
     note = "gain over the first evaluation; judges and reward in standard deviations between its clips"
-    figure.legend(
-        handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8, title=note
-    ).get_title().set_fontsize(8)
+    _finish_grid(figure, grid, len(runs), note, ncols=3)
     figure.tight_layout()
     return _save(figure, picture)
 
@@ -170,14 +165,17 @@ def _draw_judges(table: pa.Table, picture: str | Path, x_column: str, x_label: s
         axes.set_title(judge, fontsize=8)
         axes.set_xlabel(x_label, fontsize=7)
         axes.tick_params(labelsize=7)
-    for axes in list(grid.flat)[len(judges) :]:
+    _finish_grid(figure, grid, len(judges), "solid: the run trains on it; dashed: it does not", ncols=4)
+    return _save(figure, picture)
+
+
+def _finish_grid(figure: Figure, grid: np.ndarray, used: int, note: str, ncols: int) -> None:
+    """Hides the panels after the first `used`; one legend for all above them, `note` as its title."""
+    for axes in list(grid.flat)[used:]:
         axes.set_axis_off()
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    note = "solid: the run trains on it; dashed: it does not"
-    figure.legend(
-        handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=8, title=note
-    ).get_title().set_fontsize(8)
-    return _save(figure, picture)
+    above: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False, "fontsize": 8}
+    figure.legend(handles, labels, ncols=ncols, title=note, **above).get_title().set_fontsize(8)
 
 
 def _curve(axes: Axes, rows: list[dict[str, Any]], x_column: str, colour: str, label: str) -> None:

@@ -54,7 +54,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.command_line import exit_status_of, parse_settings
+from configs.command_line import parse_settings, run_long_command
 from feedback.loop_settings import LoopSettings, check, of_study
 
 
@@ -71,11 +71,7 @@ def run_loop(settings: LoopSettings) -> Path:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status 0; 1 where a stage failed; 2 with one line for input that cannot be used; 130 when interrupted."""
-    if argv and argv[0] in ("-h", "--help", "help"):
-        print(__doc__)
-        return 0
-    return exit_status_of(lambda: _run(argv), "interrupted: the same command goes on")
+    return run_long_command(argv, __doc__ or "", lambda: _run(argv))
 
 
 def _run(argv: Sequence[str]) -> None:

@@ -50,7 +50,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import UserError
-from configs.command_line import exit_status_of, parse_settings
+from configs.command_line import parse_settings, run_long_command
 from configs.prompts import load_prompts
 from feedback.simulated_parameters import DEFAULT_FILE, load_parameters
 
@@ -128,11 +128,7 @@ def numbers_of(text: str, field: str) -> list[int]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status 0; 1 where a stage failed; 2 with one line for input that cannot be used; 130 when interrupted."""
-    if argv and argv[0] in ("-h", "--help", "help"):
-        print(__doc__)
-        return 0
-    return exit_status_of(lambda: _run(argv), "interrupted: the same command goes on")
+    return run_long_command(argv, __doc__ or "", lambda: _run(argv))
 
 
 def _run(argv: Sequence[str]) -> None:
