@@ -174,11 +174,16 @@ def audible_world(folder: Path) -> TinyWorld:
 
 def second_policy(world: TinyWorld) -> Path:
     """A policy that differs from the world's."""
-    folder = world.folder / "other_policy"
+    return scaled_policy(world, "other_policy", 1.5)
+
+
+def scaled_policy(world: TinyWorld, name: str, factor: float) -> Path:
+    """The world's policy with all its weights times `factor`."""
+    folder = world.folder / name
     if not folder.exists():
         policy = load_policy(world.folder / "policy")
         for parameter in policy.parameters():
-            parameter.data.mul_(1.5)
+            parameter.data.mul_(factor)
         save_policy(policy, folder)
     return folder
 

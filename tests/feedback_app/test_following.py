@@ -14,8 +14,7 @@ from feedback.published import PublishedPolicies
 from feedback.records import Consent
 from feedback.repertoire import Repertoire
 from feedback.settings import load_settings
-from policy.checkpoint import load_policy, save_policy
-from tests.feedback_app.small_app import SmallApp, second_policy, wait_until
+from tests.feedback_app.small_app import SmallApp, scaled_policy, second_policy, wait_until
 from tests.system.tiny_world import TinyWorld
 
 Make = Callable[..., SmallApp]
@@ -30,13 +29,7 @@ def registry(tmp_path: Path, world: TinyWorld) -> PublishedPolicies:
 
 
 def third_policy(world: TinyWorld) -> Path:
-    folder = world.folder / "third_policy"
-    if not folder.exists():
-        policy = load_policy(world.folder / "policy")
-        for parameter in policy.parameters():
-            parameter.data.mul_(0.5)
-        save_policy(policy, folder)
-    return folder
+    return scaled_policy(world, "third_policy", 0.5)
 
 
 def following(make_app: Make, registry: PublishedPolicies, **settings: Any) -> SmallApp:

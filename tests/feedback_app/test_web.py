@@ -14,27 +14,17 @@ import pytest
 
 from feedback.preference_log import PreferenceLog
 from feedback.settings import load_settings
+from tests.browser import CHROMIUM, FLAGS
 from tests.feedback_app.served_app import ADMIN_TOKEN, ROOT, TINY, ServedApp, new_folder
 from tests.feedback_app.small_app import second_policy
 from tests.system.tiny_world import TinyWorld
 
 playwright = pytest.importorskip("playwright.sync_api")
 axe_playwright = pytest.importorskip("axe_playwright_python.sync_playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.web,
     pytest.mark.timeout(900),
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
 ]
 DESKTOP, PHONE = {"width": 1200, "height": 800}, {"width": 360, "height": 740}
 PICTURES = ROOT / "build" / "listening"

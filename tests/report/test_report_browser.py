@@ -1,26 +1,15 @@
 """The report in a real browser: no errors, no requests, clips that play, and a layout that fits a phone."""
 
-import shutil
 import time
 
 import pytest
 
 from evaluation.report import write_report
+from tests.browser import CHROMIUM, FLAGS
 from tests.report.synthetic_run import make_synthetic_run
 
 playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
-]
 
 
 LOADED = "[...document.querySelectorAll('audio')].every((a) => a.readyState >= 1)"
