@@ -59,7 +59,8 @@ def draw_wins(table: str | Path, picture: str | Path) -> Path:
     axes.set_xlim(0, 128)
     axes.set_xticks(range(0, 101, 20))
     axes.spines["bottom"].set_bounds(0, 100)
-    axes.set_xlabel("per cent of the ratings; at the right, wins / (wins + losses)", fontsize=8)
+    raters = rows[0]["raters"] if rows else ""
+    axes.set_xlabel(f"per cent of the ratings; raters: {raters}; at the right, wins / (wins + losses)", fontsize=8)
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False, fontsize=8)
     return _save(figure, picture)
 

@@ -15,8 +15,8 @@ WINS, MARKS = "wins.csv", "marks.csv"
 
 
 def wins_table(standings: Standings) -> pa.Table:
-    """One row a pair of systems; shares in [0, 1], each with the ends of its 95 % interval."""
-    return pa.Table.from_pylist([_flat(duel) for duel in standings.duels])
+    """One row a pair of systems; shares in [0, 1], each with the ends of its 95 % interval, and who rated."""
+    return pa.Table.from_pylist([{**_flat(duel), "raters": standings.raters} for duel in standings.duels])
 
 
 def marks_table(standings: Standings) -> pa.Table:

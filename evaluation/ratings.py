@@ -59,6 +59,7 @@ class Standings:
 
     duels: tuple[SystemDuel, ...]
     systems: tuple[SystemMarks, ...]  # the best mean mark first
+    raters: str  # rating_table's rater_kind, several with " and " between
 
     def duel(self, system: str, other: str) -> SystemDuel | None:
         """The comparison from `system`'s view; None where the two never met."""
@@ -84,6 +85,7 @@ def compare_systems(
     return Standings(
         tuple(replace(duel, p_holm=adjusted[f"{duel.system}\0{duel.other}"]) for duel in duels),
         tuple(sorted((_marks(ratings, name, **options) for name in known), key=lambda s: -s.mean.value)),
+        " and ".join(sorted(set(ratings["rater_kind"].to_pylist()))),
     )
 
 

@@ -9,7 +9,10 @@ import pyarrow.parquet as pq
 from evaluation.curve_table import COLUMNS, best_step, curve_table
 from evaluation.data_table import read_csv, write_csv
 from evaluation.figures import draw_accuracy, draw_over_optimisation, draw_reward_against_kl
+from evaluation.rating_report import wins_table
+from evaluation.ratings import compare_systems
 from evaluation.score_rows import append_rows, rows_table
+from tests.evaluation.test_compare import ratings
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -64,3 +67,9 @@ def test_accuracy_figure(tmp_path):
     ]
     path = write_csv(tmp_path / "accuracy.csv", pa.Table.from_pylist(rows))
     assert draw_accuracy(path, tmp_path / "accuracy.png").read_bytes().startswith(PNG)
+
+
+def test_the_table_behind_the_figure_says_who_rated():
+    rated = ratings([(f"p{i}", "a", "b", 2, 4) for i in range(3)])
+    kinds = set(rated["rater_kind"].to_pylist())
+    assert set(wins_table(compare_systems(rated))["raters"].to_pylist()) == kinds
