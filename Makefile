@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: setup run listen study loop guard test test-slow test-web test-api test-postgres test-monitoring cluster-check dashboards lint format bench world card clean
+.PHONY: setup run listen study loop guard test test-slow test-faults test-web test-api test-postgres test-monitoring cluster-check dashboards lint format bench world card clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,9 @@ test: setup ## the tests, below 15 minutes on two cores
 
 test-slow: setup ## the longer system tests
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-faults: setup ## seeded faults in whole runs: killed, paused, cut off, full disks (below 60 minutes)
+	@$(BIN)/python -m pytest tests/faults -m "faults or not faults" $(ARGS)
 
 test-web: setup ## the listening page in a real browser (Debian: apt-get install chromium)
 	@$(BIN)/python -m pytest tests/feedback_app/test_web.py -m web $(ARGS)
