@@ -16,6 +16,11 @@ def resolve_paths(config: Config, bases: tuple[Path, ...]) -> None:
     _map_asset_paths(config, lambda text: _resolve(text, bases))
 
 
+def existing_asset(text: str) -> str:
+    """An asset path of a small command, absolute where it exists under the current folder or the project's root."""
+    return _resolve(text, (Path.cwd(), PROJECT_ROOT))
+
+
 def make_portable(config: Config) -> None:
     """Asset paths under the project's root become relative to it, so that a run folder can move between machines."""
     _map_asset_paths(config, _relative_to_root)

@@ -13,6 +13,8 @@
 Writes RUN_DIR/evaluation_final.parquet and RUN_DIR/evaluation_summary.json, and renews RUN_DIR/report.html.
 
 `python -m evaluation.main compare …` compares systems by listeners' ratings (evaluation/compare.py).
+`python -m evaluation.main field …` measures two folders of clips as the field does: FAD, KAD, KL, CLAP score
+(evaluation/field.py); `python -m evaluation.main musiccaps …` does so by the MusicCaps protocol.
 """
 
 from __future__ import annotations
@@ -67,6 +69,14 @@ def main(argv: Sequence[str]) -> int:
         from evaluation.compare import main as compare
 
         return compare(argv[1:])
+    if argv[0] == "field":
+        from evaluation.field import main as field
+
+        return field(argv[1:])
+    if argv[0] == "musiccaps":
+        from evaluation.musiccaps import main as musiccaps
+
+        return musiccaps(argv[1:])
     return exit_status_of(lambda: evaluate_run(parse(argv)), "interrupted: nothing was written")
 
 

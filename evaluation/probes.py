@@ -109,6 +109,11 @@ class AttributeJudge:
         every = mean_over_windows(log_mel, self.probe.probabilities)
         return {name: every[:, part] for name, part in self._slices.items()}
 
+    def class_probabilities(self, clips: ClipBatch) -> np.ndarray:
+        """-> [B, M], the attributes' distributions side by side, mean over windows."""
+        assert clips.log_mel is not None, "the attribute judge reads log_mel"
+        return mean_over_windows(clips.log_mel, self.probe.probabilities)
+
     def score(self, clips: ClipBatch) -> np.ndarray:
         assert clips.log_mel is not None, "the attribute judge reads log_mel"
         read = self.probabilities(clips.log_mel)
