@@ -9,11 +9,16 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from cluster.errors import RunFailed
+
+START_ATTEMPTS = 3  # Ray gives its own daemons 30 s to come up, a fixed number, which a busy machine can exceed
 OBJECT_STORE_BYTES = 512 * 2**20
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 # Idle OpenMP threads sleep instead of spinning, because another role has its turn on the same core. Read when torch
@@ -33,6 +38,8 @@ def ray_session() -> Iterator[bool]:
     An own cluster has no dashboard and a small object store, and is closed to others by a token that exists only in
     the environment of its processes. (Left unset, Ray would write ~/.ray/auth_token, and with that file every later
     `ray start` on the machine silently asks for tokens.)
+
+    Raises RunFailed where Ray does not start, or the cluster does not answer.
     """
     local = not joins_cluster()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -42,13 +49,40 @@ def ray_session() -> Iterator[bool]:
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if local:
-        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        _start(lambda: ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet))
     else:
-        ray.init(os.environ.get("RAY_ADDRESS", "auto"), **quiet)
+        address = os.environ.get("RAY_ADDRESS", "auto")
+        _start(lambda: ray.init(address, **quiet), attempts=1, what=f"could not connect to the cluster at {address}")
     try:
         yield local
     finally:
         ray.shutdown()
+
+
+def _start(init: Callable[[], object], attempts: int = START_ATTEMPTS, what: str = "did not start") -> None:
+    """Calls `init` until it succeeds, and ends the daemons that a failed attempt leaves, which would be in the next
+    one's way. Raises RunFailed."""
+    reason = ""
+    for _ in range(attempts):
+        before = {process.pid for process in psutil.Process().children()}
+        try:
+            init()
+            return
+        except Exception as error:  # what Ray raises here is sometimes a bare Exception
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+        _end_children(but=before)
+    tried = f" in {attempts} attempts" if attempts > 1 else ""
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    raise RunFailed(f"ray: {what}{tried} (load {load} on {os.cpu_count()} CPUs): {reason}")
+
+
+def _end_children(but: set[int]) -> None:
+    """Kills the processes below this one, except those in `but` and what is below them."""
+    new = [child for child in psutil.Process().children() if child.pid not in but]
+    for process in [*new, *(below for child in new for below in child.children(recursive=True))]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(new, timeout=5.0)
 
 
 def _prepare_own_environment() -> None:
