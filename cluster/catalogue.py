@@ -114,6 +114,12 @@ CATALOGUE: tuple[Metric, ...] = (
     _count(
         "restarts_ROLE", "restarts", "Actors of a role started again after they died or missed a deadline.", timing=True
     ),
+    _count(
+        "stalls_STAGE",
+        "stalls",
+        "Times that nothing got done for pipeline.stall_warn_s, or that an actor missed its deadline, in a stage.",
+        timing=True,
+    ),
     _count("scores_missing", "scores", "Scores that a reward did not give: error, timeout or not finite."),
     _count("rows_dropped", "rows", "Rows stored but never trained: too stale, or without a reward."),
     _count("rows_duplicate", "rows", "Rows offered to the replay store a second time, and not stored.", timing=True),

@@ -12,11 +12,28 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 # Upstream to downstream; a later one wins the moment. `wait` is the learner's idle time in asynchronous mode.
 STAGES = ("other", "start", "wait", "sample", "decode", "score", "insert", "learn", "publish", "evaluate", "checkpoint")
 BUSY_STAGES = ("sample", "decode", "score")
+_CURRENT: ContextVar[str] = ContextVar("stage", default="start")  # of the task that asks
 _RANK = {stage: rank for rank, stage in enumerate(STAGES)}
+
+
+def current_stage() -> str:
+    """The stage of the run that this task works in, whatever others do at the moment."""
+    return _CURRENT.get()
+
+
+@contextmanager
+def in_stage(name: str) -> Iterator[None]:
+    """What this task does in the body, and what the tasks do that it starts there, is stage `name`."""
+    before = _CURRENT.set(name)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(before)
 
 
 class Ledger:

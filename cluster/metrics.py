@@ -38,6 +38,11 @@ class MetricsTable:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def last(self) -> Row:
+        """The newest row; empty where there is none."""
+        return self._rows[-1] if self._rows else {}
+
     def append(self, row: Mapping[str, int | float]) -> None:
         """Adds the row of the next learner step.
 

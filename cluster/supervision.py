@@ -12,7 +12,9 @@ raises is the caller's business: it comes through as it was raised and is never 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +31,8 @@ from ray.exceptions import (
 )
 
 from cluster.errors import RunFailed
+from cluster.ledger import current_stage
+from cluster.stacks import Whereabouts, describe, introduce
 
 LOST = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 START_DEADLINE_S = 120.0
@@ -50,6 +54,23 @@ class PoolEvent:
     index: int
     kind: str  # "died" | "timeout"
     reason: str
+    method: str = ""  # that was called
+    stage: str = ""  # of the run, that the call was made in
+    stacks: str = ""  # of the process, where it was too late
+
+
+@dataclass(frozen=True)
+class CallUnderWay:
+    """What one actor has been asked and has not answered yet. method: also "start", before it stands ready."""
+
+    role: str
+    index: int
+    method: str
+    since: float  # time.monotonic()
+    where: Whereabouts | None  # None: it has never answered
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.index} {self.method}" + (f", {self.where}" if self.where else "")
 
 
 @dataclass(eq=False)
@@ -59,6 +80,21 @@ class Member:
     index: int
     handle: ActorHandle
     prepared: int = 0  # the pool's revision that this actor was prepared for
+    where: Whereabouts | None = None
+    doing: str = ""  # the method that it was asked; empty: nothing
+    since: float = 0.0  # time.monotonic() of that
+
+    @contextmanager
+    def asked(self, method: str) -> Iterator[None]:
+        self.doing, self.since = method, time.monotonic()
+        try:
+            yield
+        except (*LOST, TimeoutError):
+            raise  # `doing` stays: its replacement tells what was lost
+        except BaseException:
+            self.doing = ""
+            raise
+        self.doing = ""
 
 
 class ActorPool:
@@ -161,6 +197,12 @@ class ActorPool:
         """Members that stand ready or work."""
         return len(self._members) - self._missing
 
+    def under_way(self) -> list[CallUnderWay]:
+        """The calls that wait for an answer, oldest first."""
+        busy = [member for member in self._members if member.doing]
+        calls = [CallUnderWay(self.name, each.index, each.doing, each.since, each.where) for each in busy]
+        return sorted(calls, key=lambda call: call.since)
+
     @property
     def handles(self) -> list[ActorHandle]:
         return [member.handle for member in self._members]
@@ -173,9 +215,10 @@ class ActorPool:
     async def _ask(self, member: Member, method: str, args: tuple[Any, ...], deadline_s: float) -> Any:
         if self._prepare is not None and member.prepared < self._revision:
             await self._prepare_member(member)
-        returned = getattr(member.handle, method).remote(*args)
-        first, *others = returned if isinstance(returned, list) else [returned]
-        value = await _answer(first, deadline_s)
+        with member.asked(method):
+            returned = getattr(member.handle, method).remote(*args)
+            first, *others = returned if isinstance(returned, list) else [returned]
+            value = await _answer(first, deadline_s)
         return (value, *others) if others else value
 
     async def _ask_again(self, member: Member, method: str, args: tuple[Any, ...], deadline_s: float) -> Any:
@@ -195,7 +238,8 @@ class ActorPool:
         if self._prepare is None:
             return
         revision = self._revision
-        await asyncio.wait_for(_unwrapped(self._prepare(member.handle)), self.deadline_s)
+        with member.asked("activate"):
+            await asyncio.wait_for(_unwrapped(self._prepare(member.handle)), self.deadline_s)
         member.prepared = revision
 
     async def _replace(self, member: Member, error: BaseException, charge: bool) -> None:
@@ -204,20 +248,23 @@ class ActorPool:
         reason = "deadline passed" if timed_out else _one_line(error)
         if getattr(error, "actor_init_failed", False):
             raise RunFailed(f"{self.name}: could not start: {_one_line(error)}")
+        stacks = await describe(member.where) if timed_out and member.where else ""
         ray.kill(member.handle, no_restart=True)
         self.restarts += 1
         self._charged += charge
-        self._on_event(PoolEvent(self.name, member.index, "timeout" if timed_out else "died", reason))
+        kind, stage = "timeout" if timed_out else "died", current_stage()
+        self._on_event(PoolEvent(self.name, member.index, kind, reason, member.doing, stage, stacks))
         if self._charged > self._max_restarts:
             raise RunFailed(f"{self.name}: lost {self._charged} times, allowed {self._max_restarts}; last: {reason}")
         self._missing += 1
-        member.handle, member.prepared = self._spawn(member.index), 0
+        member.handle, member.prepared, member.where = self._spawn(member.index), 0, None
         await self._await_ready(member)
         self._missing -= 1
 
     async def _await_ready(self, member: Member) -> None:
         try:
-            await _answer(member.handle.__ray_ready__.remote(), self._start_deadline_s)
+            with member.asked("start"):
+                member.where = await _answer(member.handle.__ray_call__.remote(introduce), self._start_deadline_s)
         except TimeoutError:
             raise RunFailed(
                 f"{self.name}: actor {member.index} did not start within {self._start_deadline_s:.0f} s; "

@@ -51,6 +51,9 @@ class PipelineConfig:
     max_staleness: int = setting(
         2, "versions that a trained row may lie behind the learner; async only, there at least 1", at_least=0
     )
+    stall_warn_s: float = setting(
+        120.0, "no progress for so long: the stage, its actors and their stacks are told and counted", above=0
+    )
     stall_s: float = setting(300.0, "no progress for so long: the run ends and names the stage", above=0)
 
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
-from cluster.errors import RunFailed
-from cluster.ledger import Ledger
+from cluster.ledger import Ledger, in_stage
 
 
 class Activity:
     """Stages in progress. `beside`: producing runs beside the learner (asynchronous mode), and the wall clock belongs
     to the learner's own loop."""
 
-    def __init__(self, ledger: Ledger, beside: bool, stall_s: float) -> None:
+    def __init__(self, ledger: Ledger, beside: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self.ledger = ledger
         self._beside = beside
-        self._stall_s = stall_s
+        self._clock = clock
         self._doing: Counter[str] = Counter()
-        self._progress_at = time.monotonic()
+        self._progress_at = clock()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -41,25 +39,30 @@ class Activity:
         with self.ledger.stage("wait") if self._beside else nullcontext():
             yield
 
-    def stalled(self) -> dict[str, float]:
-        """Seconds since anything got done, by stage under way; `wait` where none is."""
-        seconds = time.monotonic() - self._progress_at
-        stages = [name for name, count in self._doing.copy().items() if count] or ["wait"]
-        return dict.fromkeys(stages, seconds)
+    @property
+    def idle_s(self) -> float:
+        """Seconds since anything got done."""
+        return self._clock() - self._progress_at
 
-    async def watch(self) -> None:
-        """Never returns. Raises RunFailed, naming the stages, once nothing got done for `stall_s`."""
-        while True:
-            await asyncio.sleep(min(1.0, self._stall_s / 4))
-            if time.monotonic() - self._progress_at > self._stall_s:
-                stages = ", ".join(f"{name} ({count})" for name, count in self._doing.items() if count)
-                raise RunFailed(f"no progress for {self._stall_s:g} s (pipeline.stall_s) in: {stages or 'wait'}")
+    @property
+    def under_way(self) -> dict[str, int]:
+        """How often each stage is under way; `wait` where none is."""
+        return {name: count for name, count in self._doing.copy().items() if count} or {"wait": 1}
+
+    def stalled(self) -> dict[str, float]:
+        """Seconds since anything got done, by stage under way."""
+        return dict.fromkeys(self.under_way, self.idle_s)
+
+    def forgive(self, seconds: float) -> None:
+        """Time that passed while this process itself was stopped (Ctrl-Z, a paused machine): nobody was idle."""
+        self._progress_at += seconds
 
     @contextmanager
     def _noted(self, name: str) -> Iterator[None]:
         self._doing[name] += 1
         try:
-            yield
+            with in_stage(name):
+                yield
         finally:
             self._doing[name] -= 1
-            self._progress_at = time.monotonic()
+            self._progress_at = self._clock()

@@ -13,7 +13,7 @@
     watch      the time of the       RunFailed naming the    the clock                    the clock
                last progress         stage that stalls
 
-The first two are learner.producer, the last is learner.activity.
+The first two are learner.producer, the last is learner.watchdog.
 
 Synchronous mode is the same program with a staleness bound of 0: no task of the next version fits before the step is
 done and published. Asynchronous mode lets the generators run on while the learner steps. A generator activates the
@@ -37,6 +37,7 @@ from actors.admission import Admission
 from actors.records import TrainingBatch
 from cluster.errors import Interrupted, RunFailed
 from cluster.ledger import Ledger
+from cluster.supervision import CallUnderWay
 from configs.schema import Config
 from evaluation.score_rows import append_rows, read_rows, steps_of, truncate_rows
 from learner.activity import Activity
@@ -45,6 +46,7 @@ from learner.pools import Newest, Pools, Score
 from learner.producer import Producer
 from learner.recorder import Recorder
 from learner.tasks import TaskPlan
+from learner.watchdog import Watchdog
 
 Row = dict[str, int | float]
 
@@ -73,7 +75,8 @@ class Controller:
         self._newest = newest
         self._recorder = recorder
         self._ledger = ledger
-        self._activity = Activity(ledger, beside, config.pipeline.stall_s)
+        self._activity = Activity(ledger, beside)
+        self._watchdog = Watchdog(self._activity, self._calls, config.pipeline, recorder.stall)
         self._guard = Guard(config, run_dir)
         self._producer = Producer(pools, newest, plan, score, admission, self._activity)
         self._restarts_before: dict[str, int] = {}
@@ -112,7 +115,7 @@ class Controller:
         try:
             async with asyncio.TaskGroup() as group:
                 self._producer.start_in(group)
-                watch = group.create_task(self._activity.watch())
+                watch = group.create_task(self._watchdog.watch())
                 await self._begin(resume_from)
                 self._ledger.started()
                 await self._learn()
@@ -242,6 +245,10 @@ class Controller:
             await learner.call("save", *arguments, deadline_s=self._learner_deadline_s)
             oldest_kept = max(0, self.version - run.keep_checkpoints * run.checkpoint_every)
             await self._pools.replay.call("reclaim", oldest_kept)
+
+    def _calls(self) -> list[CallUnderWay]:
+        """What the actors have been asked and have not answered yet."""
+        return [call for pool in self._pools.all() for call in pool.under_way()]
 
     def _restarts(self) -> dict[str, int]:
         """restarts_ROLE since step 0."""

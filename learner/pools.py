@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cluster.supervision import CallUnderWay
 from cluster.weight_bus import Publication
 from rewards.port import ScoreTable
 
@@ -25,6 +26,8 @@ class Pool(Protocol):
     async def call(self, method: str, *args: Any, deadline_s: float | None = None) -> Any: ...
 
     async def refresh(self) -> None: ...
+
+    def under_way(self) -> list[CallUnderWay]: ...
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import psutil
 
+from cluster.catalogue import STAGES
 from cluster.metrics import MetricsTable, PrometheusExporter
 from cluster.supervision import PoolEvent
 from configs.schema import Config
 from learner.progress import Progress
+from learner.watchdog import Stall
 
+STALLS = "stalls.log"  # of the run folder: every stall with its stacks
 Row = dict[str, int | float]
 
 
@@ -22,19 +28,24 @@ class Recorder:
         self._progress = progress
         self._measure_memory = measure_memory
         self._table = MetricsTable(run_dir)
+        self._stalls_path = run_dir / STALLS
+        self._stalls: Counter[str] = Counter()
         self._exporter = PrometheusExporter(config.metrics.port, run_dir.name) if config.metrics.port else None
 
     def watch(self, read: Callable[[], Row]) -> None:
         """What Prometheus is to see live, between two rows."""
         if self._exporter is not None:
-            self._exporter.watch(read)
+            self._exporter.watch(lambda: {**read(), **self._stall_counts()})
 
     def begin_at(self, version: int) -> None:
         """Forgets the rows of later steps: they will be made again."""
         self._table.truncate(version)
+        last = self._table.last
+        self._stalls = Counter({stage: int(last.get(f"stalls_{stage}") or 0) for stage in STAGES})
 
     def row(self, row: Row) -> None:
         """Durable on return."""
+        row = {**row, **self._stall_counts()}
         if self._measure_memory:
             row = {**row, "memory_bytes": memory_bytes()}
         self._table.append(row)
@@ -53,8 +64,27 @@ class Recorder:
         self._progress.alarm(text)
 
     def event(self, event: PoolEvent) -> None:
-        what = "missed its deadline" if event.kind == "timeout" else f"died ({event.reason})"
-        self._progress.message(f"{event.role} {event.index} {what}: replaced")
+        if event.kind != "timeout":
+            self._progress.message(f"{event.role} {event.index} died ({event.reason}): replaced")
+            return
+        self._stalls[event.stage] += 1
+        line = f"{event.role} {event.index} missed its deadline in {event.method} (stage {event.stage})"
+        self._progress.message(f"{line}: replaced")
+        self._keep_stacks(f"{line}\n{event.stacks}")
+
+    def stall(self, stall: Stall) -> None:
+        """Nothing gets done: told with the stacks of those who are waited for, and counted."""
+        self._stalls.update(stall.stages.keys())
+        self._progress.message(stall.report)
+        self._keep_stacks(stall.report)
+
+    def _stall_counts(self) -> Row:
+        return {f"stalls_{stage}": self._stalls[stage] for stage in STAGES}
+
+    def _keep_stacks(self, text: str) -> None:
+        """Where a panel on the terminal does not roll them away. A disk that is the cause of it all may refuse."""
+        with suppress(OSError), open(self._stalls_path, "a") as file:
+            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
 
     def close(self) -> None:
         self._table.close()

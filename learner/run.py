@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import uuid
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import Interrupted, RunFailed, UserError
+from cluster.heartbeat import Heartbeat
 from cluster.ledger import Ledger
 from cluster.session import ray_session
 from configs.schema import Config
@@ -35,29 +37,36 @@ def run(config: Config) -> Path:
     ledger = Ledger()
     with (
         Progress(config.learner.steps, config.metrics.progress, title=f"MusicRL {config.preset}") as progress,
+        Heartbeat(config.pipeline.stall_s) as heart,
         ray_session() as local,
     ):
         try:
-            run_dir, stopped_by = asyncio.run(_run(config, progress, ledger, local))
+            run_dir, stopped_by = asyncio.run(_run(config, progress, ledger, local, heart))
         except Interrupted:
+            heart.beat("leaving Ray")
             raise KeyboardInterrupt from None
         progress.status("writing the report")
+        heart.beat("writing the report")
         from evaluation.report import write_report
 
-        report = write_report(run_dir)
+        with disk_errors(run_dir):
+            report = write_report(run_dir)
+        heart.beat("leaving Ray")
     print(f"{stopped_by}; report: {report}" if stopped_by else f"report: {report}", flush=True)
     return report
 
 
-async def _run(config: Config, progress: Progress, ledger: Ledger, local: bool) -> tuple[Path, str]:
+async def _run(config: Config, progress: Progress, ledger: Ledger, local: bool, heart: Heartbeat) -> tuple[Path, str]:
     """-> the run folder, and what the guard stopped the run for (empty: it did not)."""
     from cluster.placement import plan_on_cluster
 
+    beats = asyncio.create_task(heart.keep("its own loop"))  # ends with the loop
     placement = await plan_on_cluster(config)
     folder = RunFolder.reopen(config) if config.run.resume else RunFolder.create(config)
     progress.message(f"run folder: {folder.path}")
+    heart.hint = RESUME_HINT.format(folder.path)
     try:
-        with _signals(progress) as stops:
+        with _signals(progress) as stops, disk_errors(folder.path):
             stopped_by = await _loop(config, folder.path.absolute(), placement, local, progress, ledger, stops)
     except Interrupted:
         if folder.checkpoint_steps():
@@ -69,7 +78,19 @@ async def _run(config: Config, progress: Progress, ledger: Ledger, local: bool) 
         raise
     finally:
         folder.close()
+        beats.cancel()
     return folder.path, stopped_by
+
+
+@contextmanager
+def disk_errors(run_dir: Path) -> Iterator[None]:
+    """What the disk refuses in the body, here or in an actor, becomes RunFailed: which file, why, and what helps."""
+    try:
+        yield
+    except OSError as error:
+        why, name = error.strerror or " ".join(str(error).split()), f" ({error.filename})" if error.filename else ""
+        remedy = "; make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise RunFailed(f"run.dir: cannot write to {run_dir}: {why}{name}{remedy}") from error
 
 
 async def _loop(

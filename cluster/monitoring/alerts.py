@@ -87,7 +87,7 @@ def pipeline(pace: Pace) -> list[Alert]:
             0,
             "critical",
             "{{ $labels.run }}: nothing got done for {{ $value | humanizeDuration }} in {{ $labels.stage }}",
-            "At pipeline.stall_s the run ends by itself. Look at the actors of that stage in Ray's dashboard.",
+            "At pipeline.stall_s the run ends by itself. stalls.log of its folder names the actor and has its stacks.",
         ),
         Alert(
             "RunGone",

@@ -13,7 +13,9 @@ import pytest
 import ray
 
 from cluster.errors import RunFailed, UserError
+from cluster.ledger import in_stage
 from cluster.session import ray_session
+from cluster.stacks import describe
 from cluster.supervision import ActorLost, ActorPool, CallTimedOut, PoolEvent
 from tests.cluster.workers import Unbuildable, Worker
 
@@ -76,7 +78,25 @@ def test_a_call_that_was_lost_or_late_is_made_again(make: Make, events: list[Poo
         await pool.start()
         assert await pool.call("die_once", str(tmp_path / "died")) == "alive"
         assert await pool.call("hang_once", str(tmp_path / "hung"), deadline_s=1.5) == "awake"
-        assert [event.kind for event in events] == ["died", "timeout"]
+        assert [(event.kind, event.method) for event in events] == [("died", "die_once"), ("timeout", "hang_once")]
+        assert "workers.py" in events[1].stacks and "in hang_once" in events[1].stacks
+        assert pool.under_way() == []
+
+    run(work())
+
+
+def test_what_an_actor_was_asked_and_has_not_answered_is_told(make: Make) -> None:
+    async def work() -> None:
+        pool = make(2)
+        await pool.start()
+        with in_stage("score"):
+            late = asyncio.create_task(pool.call("hang", deadline_s=60.0, retries=0))
+        while not pool.under_way():
+            await asyncio.sleep(0.01)
+        (call,) = pool.under_way()
+        assert (call.role, call.index, call.method) == ("worker", 0, "hang")
+        assert call.where is not None and "in hang" in await describe(call.where)
+        late.cancel()
 
     run(work())
 

@@ -83,6 +83,9 @@ class LocalPool:
     async def refresh(self) -> None:
         await self._world.turns()
 
+    def under_way(self) -> list[Any]:
+        return []
+
 
 class LocalGenerator:
     def __init__(self, world: World) -> None:
@@ -156,6 +159,8 @@ class RowList:
     def evaluated(self, means: dict[str, float]) -> None: ...
 
     def alarm(self, text: str) -> None: ...
+
+    def stall(self, stall: Any) -> None: ...
 
 
 def small_config(steps: int, batch: int, rollout: int, max_staleness: int) -> Config:

@@ -16,6 +16,7 @@ UNITS = {
     "steps": "short",
     "rows": "short",
     "restarts": "short",
+    "stalls": "short",
     "versions": "short",
     "actors": "short",
     "tasks": "short",

@@ -68,6 +68,7 @@ PIPELINE = Dashboard(
                 of_catalogue("Seconds by stage", "seconds_STAGE", least=0),
                 of_catalogue("Seconds of workers by stage", "busy_STAGE", least=0),
                 of_catalogue("No progress for", "stalled_STAGE", least=0),
+                of_catalogue("Stalls by stage", "stalls_STAGE", least=0),
             ),
         ),
         Row(
