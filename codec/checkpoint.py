@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cluster.errors import UserError
 from codec.magnitude_codec import MagnitudeCodec, MagnitudeCodecConfig
+from codec.musicgen_folder import is_musicgen_folder
 from codec.port import Codec
 
 MAGNITUDE = "magnitude_codec"
@@ -23,6 +24,10 @@ KINDS = (MAGNITUDE, ENCODEC)
 def load_codec(directory: str | Path) -> Codec:
     """The codec in `directory`, in evaluation mode. Raises UserError for anything that is not a whole codec."""
     folder = Path(directory)
+    if is_musicgen_folder(folder):
+        from codec.musicgen_codec import MusicGenCodec
+
+        return MusicGenCodec.load(folder)
     config = read_config(folder, "codec", KINDS)
     if config["kind"] == ENCODEC:
         from codec.encodec_codec import load_encodec

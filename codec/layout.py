@@ -50,7 +50,7 @@ class Layout:
     def to_sequence(self, codes: Tensor, empty: int) -> Tensor:
         """codes [B, K, T] -> sequence [B, P, S]; empty places hold the token `empty`."""
         self._check_codes(codes)
-        index, valid = self._index()
+        index, valid = (part.to(codes.device) for part in self._index())
         flat = codes.flatten(1)[:, index.clamp_min(0)]
         return torch.where(valid, flat, torch.full_like(flat, empty))
 
@@ -104,11 +104,17 @@ def interleaved_frames(levels: int, frames: int) -> Layout:
 
 
 @lru_cache(maxsize=64)
-def delay_pattern(levels: int, frames: int) -> Layout:
-    """K tokens a step, level k one step later than level k - 1; step 0 is empty, S = T + K."""
+def delay_pattern(levels: int, frames: int, delays: tuple[int, ...] = ()) -> Layout:
+    """K tokens a step, level k `delays[k]` steps late (none given: one step later than level k - 1).
+
+    Step 0 is empty, S = 1 + T + the longest delay.
+    """
     _check_size(levels, frames)
-    steps = range(frames + levels)
-    shown = [[step - 1 - k if 0 <= step - 1 - k < frames else EMPTY for k in range(levels)] for step in steps]
+    late = delays or tuple(range(levels))
+    if len(late) != levels or min(late) < 0:
+        raise UserError(f"layout: got delays {late}, allowed {levels} whole numbers of at least 0")
+    steps = range(1 + frames + max(late))
+    shown = [[step - 1 - by if 0 <= step - 1 - by < frames else EMPTY for by in late] for step in steps]
     names = [[k if t != EMPTY else EMPTY for k, t in enumerate(row)] for row in shown]
     return Layout(levels, frames, tuple(map(tuple, shown)), tuple(map(tuple, names)))
 

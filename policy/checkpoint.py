@@ -14,6 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cluster.errors import UserError
+from codec.musicgen_folder import is_musicgen_folder, weight_files
+from policy.musicgen.model import MusicGen
+from policy.musicgen.save import save_musicgen
+from policy.musicgen.weights import load_musicgen
 from policy.port import Stream
 from policy.text import TextTokenizer
 from policy.tiny_musiclm import TinyMusicLM, TinyMusicLMConfig
@@ -23,12 +27,14 @@ FILES = (CONFIG, WEIGHTS, VOCABULARY)
 TINY_MUSICLM = "tiny_musiclm"
 
 
-def load_policy(directory: str | Path) -> TinyMusicLM:
-    """The policy of a folder, in float32 and evaluation mode.
+def load_policy(directory: str | Path) -> Any:
+    """The policy of a folder, in float32 and evaluation mode: a TinyMusicLM, or a MusicGen of either layout.
 
     Raises UserError, in one line, where a file is missing, truncated, of another kind or of other shapes.
     """
     folder = Path(directory)
+    if is_musicgen_folder(folder):
+        return load_musicgen(folder)
     config = _read_json(folder, CONFIG)
     kind = config.get("kind")
     if kind not in LOADERS:
@@ -36,8 +42,10 @@ def load_policy(directory: str | Path) -> TinyMusicLM:
     return LOADERS[kind](folder, config)
 
 
-def save_policy(policy: TinyMusicLM, directory: str | Path, dtype: torch.dtype = torch.float32) -> None:
-    """Writes the three files; float16 halves the size, float32 keeps every bit."""
+def save_policy(policy: Any, directory: str | Path, dtype: torch.dtype = torch.float32) -> None:
+    """Writes the three files, a MusicGen as transformers does; float16 halves the size, float32 keeps every bit."""
+    if isinstance(policy, MusicGen):
+        return save_musicgen(policy, directory, dtype)
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in policy.state_dict().items()}
@@ -51,9 +59,14 @@ def save_policy(policy: TinyMusicLM, directory: str | Path, dtype: torch.dtype =
 
 def policy_version(directory: str | Path) -> str:
     """Short content hash of a policy's folder: twelve hexadecimal digits."""
-    digest = hashlib.sha256()
+    digest, folder = hashlib.sha256(), Path(directory)
+    if is_musicgen_folder(folder):
+        for path in weight_files(folder):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:12]
     for name in FILES:
-        digest.update(_existing(Path(directory), name).read_bytes())
+        digest.update(_existing(folder, name).read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -1,0 +1,174 @@
+"""Writes a MusicGen as transformers reads it: a directory for `from_pretrained`, with all its parts.
+
+Weights are written shard by shard, so that saving takes one shard more than the model. Text encoder and codec, which
+are never trained, are carried over from the checkpoint that the policy came from, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cluster.errors import RunFailed
+from codec.musicgen_folder import CONFIG, SAFETENSORS, TRANSFORMERS, MusicGenFolder
+from codec.tensor_files import StoredTensors, read_safetensors, read_torch_shards
+from policy.musicgen.model import MusicGen
+from policy.musicgen.weights import stored_tensors
+
+SHARD_BYTES = 2_000_000_000
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "spiece.model",
+    "added_tokens.json",
+)
+_FEATURES = "preprocessor_config.json"
+GENERATION = "generation_config.json"
+LICENCES = ("LICENSE", "LICENSE_weights", "LICENSE.txt", "LICENSE.md")
+
+
+def save_musicgen(policy: MusicGen, directory: str | Path, dtype: torch.dtype = torch.float32) -> None:
+    """Writes a whole directory in transformers' layout; float32 keeps every bit.
+
+    Raises RunFailed where the policy's own checkpoint, which holds the frozen parts, is gone.
+    """
+    folder, source = Path(directory), source_of(policy)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_shards(folder, all_tensors(policy, source, dtype))
+    write_json(folder / CONFIG, {**model_config(policy, source), "dtype": str(dtype).removeprefix("torch.")})
+    tokenizer_home = policy.prompts.source
+    for home, names in ((tokenizer_home, TOKENIZER_FILES), (source.path, (_FEATURES, GENERATION, *LICENCES))):
+        for name in names:
+            if (home / name).is_file() and home.resolve() != folder.resolve():
+                shutil.copyfile(home / name, folder / name)
+    if not (folder / GENERATION).is_file():
+        write_json(folder / GENERATION, generation_config(policy.shapes.entries))
+    if not (folder / _FEATURES).is_file():
+        write_json(folder / _FEATURES, _feature_config(policy, source))
+
+
+def source_of(policy: MusicGen) -> MusicGenFolder:
+    """The checkpoint that the policy was loaded from. Raises RunFailed where it is gone."""
+    if policy.source is None or not policy.source.path.is_dir():
+        gone = "none" if policy.source is None else str(policy.source.path)
+        raise RunFailed(f"checkpoint: the policy's own directory ({gone}), which holds text encoder and codec, is gone")
+    return policy.source
+
+
+def all_tensors(policy: MusicGen, source: MusicGenFolder, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the written checkpoint, under transformers' names, each made when it is asked for."""
+    for name, tensor in stored_tensors(policy):
+        yield name, tensor.detach().to("cpu", dtype, copy=True).contiguous()
+    text = text_tensors(policy, source)
+    for name in text:
+        yield f"text_encoder.{name}", text[name].clone()
+    audio = source.codec()
+    for name in audio:
+        yield f"audio_encoder.{name}", audio[name].clone()
+
+
+def text_tensors(policy: MusicGen, source: MusicGenFolder) -> StoredTensors:
+    """T5's encoder, from the checkpoint or from where the policy found it."""
+    found = source.text_encoder()
+    if found is None:
+        home = policy.prompts.source
+        found = read_safetensors(home) if (home / SAFETENSORS).is_file() else read_torch_shards(home)
+    kept = [name for name in found if name == "shared.weight" or name.startswith("encoder.")]
+    return found.renamed({name: name for name in kept if name != "encoder.embed_tokens.weight"})
+
+
+def text_config(policy: MusicGen, source: MusicGenFolder) -> dict[str, Any]:
+    """The configuration of T5."""
+    if source.layout == TRANSFORMERS:
+        return source.config["text_encoder"]
+    return json.loads((policy.prompts.source / CONFIG).read_text(encoding="utf-8"))
+
+
+def model_config(policy: MusicGen, source: MusicGenFolder) -> dict[str, Any]:
+    """config.json without its dtype: the checkpoint's own, or one made from audiocraft's."""
+    if source.layout == TRANSFORMERS:
+        config = json.loads((source.path / CONFIG).read_text(encoding="utf-8"))
+        return {key: value for key, value in config.items() if key != "torch_dtype"}
+    entries = policy.shapes.entries
+    decoder = {
+        **source.config["decoder"],
+        "model_type": "musicgen_decoder",
+        "activation_function": "gelu",
+        "scale_embedding": False,
+        "tie_word_embeddings": False,
+        "pad_token_id": entries,
+        "bos_token_id": entries,
+    }
+    return {
+        "architectures": ["MusicgenForConditionalGeneration"],
+        "model_type": "musicgen",
+        "is_encoder_decoder": True,
+        "text_encoder": text_config(policy, source),
+        "audio_encoder": source.config["audio_encoder"],
+        "decoder": decoder,
+    }
+
+
+def write_shards(folder: Path, tensors: Iterator[tuple[str, Tensor]], name: str = SAFETENSORS) -> None:
+    """One file, or several with an index where they exceed SHARD_BYTES. What was there before is replaced."""
+    stem = name.removesuffix(".safetensors")
+    shard: dict[str, Tensor] = {}
+    places: dict[str, int] = {}
+    written, size, total = 0, 0, 0
+
+    def close() -> None:
+        nonlocal shard, written, size
+        written += 1
+        save_file(shard, folder / f"{stem}-{written}.partial", metadata={"format": "pt"})
+        shard, size = {}, 0
+
+    for key, tensor in tensors:
+        nbytes = tensor.numel() * tensor.element_size()
+        if shard and size + nbytes > SHARD_BYTES:
+            close()
+        shard[key], places[key] = tensor, written + 1
+        size, total = size + nbytes, total + nbytes
+    close()
+    for old in (*folder.glob(f"{stem}-*.safetensors"), folder / f"{name}.index.json", folder / name):
+        old.unlink(missing_ok=True)
+    names = [name] if written == 1 else [f"{stem}-{i:05d}-of-{written:05d}.safetensors" for i in range(1, written + 1)]
+    for number, final in enumerate(names, start=1):
+        partial = folder / f"{stem}-{number}.partial"
+        partial.chmod(0o644)  # safetensors makes it readable by its owner only
+        partial.rename(folder / final)
+    if written > 1:
+        index = {key: names[number - 1] for key, number in places.items()}
+        write_json(folder / f"{name}.index.json", {"metadata": {"total_size": total}, "weight_map": index})
+
+
+def generation_config(special: int) -> dict[str, Any]:
+    """generation_config.json for a model whose special token is `special`."""
+    tokens = dict.fromkeys(("bos_token_id", "pad_token_id", "decoder_start_token_id"), special)
+    return {**tokens, "do_sample": True, "guidance_scale": 3.0, "max_length": 1500}
+
+
+def _feature_config(policy: MusicGen, source: MusicGenFolder) -> dict[str, Any]:
+    return {
+        "feature_extractor_type": "EncodecFeatureExtractor",
+        "processor_class": "MusicgenProcessor",
+        "feature_size": policy.shapes.audio_channels,
+        "sampling_rate": source.config["audio_encoder"]["sampling_rate"],
+        "padding_side": "left",
+        "padding_value": 0.0,
+        "return_attention_mask": True,
+        "chunk_length_s": None,
+        "overlap": None,
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Sorted and indented."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
