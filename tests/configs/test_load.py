@@ -151,6 +151,7 @@ def test_an_impossible_combination_is_refused(argv: list[str], expected: str):
         (b"\xff\xfe\x00", "allowed a YAML file in UTF-8"),
         (b"learner: {alpha: .nan}", "learner.alpha: got nan"),
         (b"learner: {steps: true}", "learner.steps: got True"),
+        (b"learner: {steps: 1.5}", "learner.steps: got 1.5"),
         (b"run: {dir: null}", "run.dir: got None, allowed text"),
         (b"learner: {freeze: {a: 1}}", "learner.freeze: got {'a': 1}, allowed a list"),
     ],
