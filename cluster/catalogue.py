@@ -137,6 +137,10 @@ CATALOGUE: tuple[Metric, ...] = (
     _live(
         "actors_ROLE", "actors", "Actors of a role that stand ready or work; lost ones count when replaced.", whole=True
     ),
+    _live("storage_waiting", "s", "Object storage takes no write: seconds since it last did; 0 while it does."),
+    _live("storage_wait_bound", "s", "Seconds of that after which the run ends: storage.deadline_s."),
+    _live("storage_pending_bytes", "bytes", "Files of the run that are not on object storage yet.", whole=True),
+    _live("storage_uploaded_bytes", "bytes", "Written to object storage since the run was started.", whole=True),
     _live("stall_bound", "s", "Seconds without progress after which the run ends: pipeline.stall_s."),
     _live("stalled_STAGE", "s", "Seconds since anything got done, for each stage that is under way or waited for."),
 )

@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,10 @@ def joins_cluster() -> bool:
 
 
 @contextmanager
-def ray_session() -> Iterator[bool]:
+def ray_session(environment: Mapping[str, str] | None = None) -> Iterator[bool]:
     """Connects; yields whether the cluster is this process's own, and leaves or stops it on the way out.
 
+    environment: variables for the processes on the nodes of a cluster of others.
     An own cluster has no dashboard and a small object store, and is closed to others by a token that exists only in
     the environment of its processes. (Left unset, Ray would write ~/.ray/auth_token, and with that file every later
     `ray start` on the machine silently asks for tokens.)
@@ -52,6 +53,7 @@ def ray_session() -> Iterator[bool]:
         _start(lambda: ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet))
     else:
         address = os.environ.get("RAY_ADDRESS", "auto")
+        quiet |= {"runtime_env": {"env_vars": dict(environment)}} if environment else {}
         _start(lambda: ray.init(address, **quiet), attempts=1, what=f"could not connect to the cluster at {address}")
     try:
         yield local

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cluster.errors import UserError
+from cluster.working_copy import local_copy
 from codec.magnitude_codec import MagnitudeCodec, MagnitudeCodecConfig
 from codec.musicgen_folder import is_musicgen_folder
 from codec.port import Codec
@@ -23,7 +24,7 @@ KINDS = (MAGNITUDE, ENCODEC)
 
 def load_codec(directory: str | Path) -> Codec:
     """The codec in `directory`, in evaluation mode. Raises UserError for anything that is not a whole codec."""
-    folder = Path(directory)
+    folder = local_copy(directory, "codec.checkpoint")
     if is_musicgen_folder(folder):
         from codec.musicgen_codec import MusicGenCodec
 

@@ -1,7 +1,8 @@
 """From the words of a command line to a `Config`: defaults < preset (YAML) < key=value.
 
 Everything wrong raises `UserError` with one line: the field, what it got, what it allows. Nothing else is imported
-or started before that. With run.resume=DIR the run folder's own config.yaml takes the place of the preset.
+or started before that. With run.resume=DIR the run folder's own config.yaml takes the place of the preset; where DIR is
+a URL, `locate` says which local folder has that file, for this module knows no object storage.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,27 @@ CHANGEABLE_ON_RESUME = (
     "actors.deadline_s",
     "actors.max_restarts",
     "guard.stop_on_alarm",
+    "storage.endpoint",
+    "storage.cache",
+    "storage.upload_s",
+    "storage.deadline_s",
+    "storage.lease_s",
     "metrics.port",
     "metrics.progress",
 )
+# Of the machine and not of the run: they are not taken over from the run's own config.
+OF_THE_MACHINE = ("storage.endpoint", "storage.cache")
+
+Locate = Callable[[str, Mapping[str, Any]], Path]  # (a run folder, what was given of OF_THE_MACHINE) -> a local folder
 
 
-def load_config(argv: Sequence[str]) -> Config:
+def _as_path(place: str, given: Mapping[str, Any]) -> Path:
+    if "://" in place:
+        raise UserError(f"run.resume: got {place!r}, allowed a local folder")
+    return Path(place)
+
+
+def load_config(argv: Sequence[str], locate: Locate = _as_path) -> Config:
     """`key=value` arguments -> the checked config of one run, asset paths absolute where they exist.
 
     Raises:
@@ -48,7 +64,7 @@ def load_config(argv: Sequence[str]) -> Config:
     """
     given = parse_arguments(argv)
     if given.get("run.resume"):
-        return _load_resumed(given)
+        return _load_resumed(given, locate)
     preset = str(given.pop("preset", DEFAULT_PRESET))
     file = preset_path(preset)
     below = {**_read_yaml(file, "preset"), **given}
@@ -119,18 +135,16 @@ def load_stored(run_dir: str | Path, field: str = "run.resume") -> Config:
     return config
 
 
-def _load_resumed(given: dict[str, Any]) -> Config:
-    stored = load_stored(given.pop("run.resume"))
+def _load_resumed(given: dict[str, Any], locate: Locate) -> Config:
+    place = str(given.pop("run.resume"))
+    folder = locate(place, {path: given[path] for path in OF_THE_MACHINE if path in given})
+    stored = load_stored(folder)
+    stored.run.dir = place if "://" in place else stored.run.dir
+    stored.storage.endpoint = stored.storage.cache = ""
     before = dict(_flatten("", dataclasses.asdict(stored)))
     config = _build({**before, **given})
     resolve_paths(config, (PROJECT_ROOT, Path.cwd()))
-    for path, value in _flatten("", dataclasses.asdict(config)):
-        if path not in CHANGEABLE_ON_RESUME and (path not in before or before[path] != value):
-            own = f"the run's own {shown(before[path])}" if path in before else "only the run's own keys"
-            changeable = ", ".join(CHANGEABLE_ON_RESUME)
-            raise UserError(
-                f"{path}: got {shown(value)} beside run.resume, allowed {own}; free to change: {changeable}"
-            )
+    _check_unchanged(before, dict(_flatten("", dataclasses.asdict(config))))
     if config.learner.steps < stored.learner.steps:
         raise UserError(
             f"learner.steps: got {config.learner.steps} beside run.resume, allowed at least {stored.learner.steps}"
@@ -138,6 +152,18 @@ def _load_resumed(given: dict[str, Any]) -> Config:
     check_rules(config)
     config.run.resume = config.run.dir
     return config
+
+
+def _check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises UserError that names every key which a resume may not change, each with what it got and its own value."""
+    changed = [
+        f"{path}: got {shown(value)} beside run.resume, allowed "
+        + (f"the run's own {shown(before[path])}" if path in before else "only the run's own keys")
+        for path, value in now.items()
+        if path not in CHANGEABLE_ON_RESUME and (path not in before or before[path] != value)
+    ]
+    if changed:
+        raise UserError("; ".join(changed) + f"; free to change: {', '.join(CHANGEABLE_ON_RESUME)}")
 
 
 def _read_yaml(path: Path, field: str) -> dict[str, Any]:

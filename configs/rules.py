@@ -25,8 +25,8 @@ def fit_rollout_size(config: Config, given: Collection[str]) -> None:
 
 def check_rules(config: Config) -> None:
     """Raises UserError for the first combination that cannot work."""
-    if "://" in config.run.dir:
-        raise UserError(f"run.dir: got {config.run.dir!r}, allowed a local folder")
+    if "://" in config.run.dir and not config.run.dir.startswith("s3://"):
+        raise UserError(f"run.dir: got {config.run.dir!r}, allowed a local folder or s3://BUCKET/PREFIX")
     _check_batch(config)
     _check_learner(config)
     _check_sampling(config)

@@ -10,7 +10,7 @@ from configs.setting import setting
 
 @dataclass
 class RunConfig:
-    dir: str = setting("", "run folder; empty: runs/PRESET-DATE-TIME", path="output")
+    dir: str = setting("", "run folder, or s3://BUCKET/PREFIX; empty: runs/PRESET-DATE-TIME", path="output")
     seed: int = setting(0, "of prompts, sampling and training", at_least=0, at_most=2**32 - 1)
     resume: str = setting("", "run folder to go on with, from its newest complete checkpoint")
     checkpoint_every: int = setting(50, "learner steps; the last step is always saved", at_least=1)
@@ -158,6 +158,17 @@ class ReplayConfig:
 
 
 @dataclass
+class StorageConfig:
+    """Object storage, for what is given as s3://BUCKET/PREFIX."""
+
+    endpoint: str = setting("", "of an S3-compatible server; empty: AWS_ENDPOINT_URL_S3, else Amazon's")
+    cache: str = setting("", "folder for this machine's copies; empty: MUSICRL_CACHE, else ~/.cache/musicrl")
+    upload_s: float = setting(10.0, "from upload to upload between checkpoints; those are waited for", above=0)
+    deadline_s: float = setting(1800.0, "no write was taken for so long: the run ends, and can be resumed", above=0)
+    lease_s: float = setting(30.0, "a run that was silent for so long has left its folder to who asks", at_least=3)
+
+
+@dataclass
 class MetricsConfig:
     port: int = setting(0, "of the Prometheus exporter; 0: off", at_least=0, at_most=65535)
     progress: str = setting(
@@ -180,4 +191,5 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cluster.errors import UserError
+from cluster.working_copy import local_copy
 from evaluation.probes import AttributeJudge, DilatedTower, RecurrentTextTower
 from evaluation.signal_measures import SpectrumJudge, TempoJudge
 from rewards.checkpoint import load_checkpoint, load_module, read_config, save_checkpoint
@@ -122,7 +123,7 @@ def load_judges(directory: str | Path) -> list[RewardModel]:
     """
     if not str(directory):
         return []
-    folder = Path(directory)
+    folder = local_copy(directory, "judges")
     if not folder.is_dir():
         raise UserError(f"judges: got {str(directory)!r}, allowed an existing directory")
     places = [place for place in folder.iterdir() if (place / "config.json").is_file()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 from cluster.ledger import Ledger, in_stage
@@ -19,6 +19,7 @@ class Activity:
         self._beside = beside
         self._clock = clock
         self._doing: Counter[str] = Counter()
+        self._patient = 0
         self._progress_at = clock()
 
     @contextmanager
@@ -41,8 +42,8 @@ class Activity:
 
     @property
     def idle_s(self) -> float:
-        """Seconds since anything got done."""
-        return self._clock() - self._progress_at
+        """Seconds since anything got done; 0 while work goes on that has a deadline of its own."""
+        return 0.0 if self._patient else self._clock() - self._progress_at
 
     @property
     def under_way(self) -> dict[str, int]:
@@ -56,6 +57,15 @@ class Activity:
     def forgive(self, seconds: float) -> None:
         """Time that passed while this process itself was stopped (Ctrl-Z, a paused machine): nobody was idle."""
         self._progress_at += seconds
+
+    async def patiently(self, work: Awaitable[None]) -> None:
+        """Work that has a deadline of its own: while it lasts, nothing stalls."""
+        self._patient += 1
+        try:
+            await work
+        finally:
+            self._patient -= 1
+            self._progress_at = self._clock()
 
     @contextmanager
     def _noted(self, name: str) -> Iterator[None]:

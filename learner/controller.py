@@ -29,6 +29,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,13 @@ from learner.watchdog import Watchdog
 Row = dict[str, int | float]
 
 
+async def _at_once() -> None:
+    """What is in the run folder is kept there."""
+
+
 class Controller:
-    """One run, from a checkpoint or from the start, to `learner.steps`. recorder: takes each step's finished row."""
+    """One run, from a checkpoint or from the start, to `learner.steps`. recorder: takes each step's finished row. keep:
+    returns when what is in the run folder is where it is kept; until then a checkpoint is not made."""
 
     def __init__(
         self,
@@ -64,6 +70,7 @@ class Controller:
         score: Score,
         recorder: Recorder,
         ledger: Ledger,
+        keep: Callable[[], Awaitable[None]] = _at_once,
     ) -> None:
         beside = config.pipeline.mode == "async"
         bound = config.pipeline.max_staleness if beside else 0
@@ -75,6 +82,7 @@ class Controller:
         self._newest = newest
         self._recorder = recorder
         self._ledger = ledger
+        self._keep = keep
         self._activity = Activity(ledger, beside)
         self._watchdog = Watchdog(self._activity, self._calls, config.pipeline, recorder.stall)
         self._guard = Guard(config, run_dir)
@@ -243,6 +251,7 @@ class Controller:
         with self._activity.stage("checkpoint"):
             arguments = (str(self._run_dir), self._state(), self._guard.needed)
             await learner.call("save", *arguments, deadline_s=self._learner_deadline_s)
+            await self._activity.patiently(self._keep())
             oldest_kept = max(0, self.version - run.keep_checkpoints * run.checkpoint_every)
             await self._pools.replay.call("reclaim", oldest_kept)
 

@@ -6,10 +6,14 @@ Exit status: 0 finished, 1 started and failed, 2 bad input (before anything star
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from cluster.object_store import is_url, use_endpoint
+from cluster.working_copy import read_copy, use_cache
 from configs.command_line import exit_status_of
-from configs.load import load_config
+from configs.load import CONFIG_FILE, load_config
 from configs.reference import usage
 
 
@@ -23,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> None:
-    config = load_config(words)
+    config = load_config(words, located)
+    use_endpoint(config.storage.endpoint)
+    use_cache(config.storage.cache)
     from learner.preflight import preflight  # here, so that a wrong key is answered before anything heavy loads
     from rewards.preference_registry import pin_checkpoint
     from rewards.registry import pin_checkpoints
@@ -35,6 +41,13 @@ def _run(words: Sequence[str]) -> None:
     from learner.run import run
 
     run(config)
+
+
+def located(place: str, given: Mapping[str, Any]) -> Path:
+    """Where the config of an earlier run can be read. Raises UserError."""
+    use_endpoint(str(given.get("storage.endpoint", "")))
+    use_cache(str(given.get("storage.cache", "")))
+    return read_copy(place, lambda name, _: name == CONFIG_FILE, "run.resume") if is_url(place) else Path(place)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from cluster.working_copy import local_copy
 from configs.errors import UserError
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.json"
@@ -25,7 +26,7 @@ class ModelFolder:
     """
 
     def __init__(self, path: str | Path, field: str, kinds: tuple[str, ...], others: tuple[str, ...] = ()) -> None:
-        self.path, self.field = Path(path), field
+        self.path, self.field = local_copy(path, field), field
         self._check_files(others)
         self.config = self._read_config(kinds)
         self.kind: str = self.config["kind"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import shutil
 import socket
 from dataclasses import replace
-from pathlib import Path
 
+from cluster.working_copy import local_copy
 from configs.errors import UserError
 from configs.prompts import load_prompts
 from configs.schema import Config
@@ -51,17 +51,10 @@ def preflight(config: Config) -> list[str]:
 
 def check_folder(config: Config) -> None:
     """A new run's folder is free; an earlier run's has something to go on from."""
-    if not config.run.resume:
-        if config.run.dir:
-            RunFolder(config.run.dir).check_new()
-        return
-    folder = RunFolder(config.run.resume)
-    steps = folder.checkpoint_steps()
-    if not any((folder.checkpoint_step(step) / "manifest.json").is_file() for step in steps):
-        found = f"{len(steps)} incomplete" if steps else "no"
-        raise UserError(
-            f"run.resume: got {config.run.resume!r} with {found} checkpoints, allowed a run with a complete one"
-        )
+    if config.run.resume:
+        RunFolder(config.run.resume, "run.resume").check_resumable(config.storage)
+    elif config.run.dir:
+        RunFolder(config.run.dir).check_new(config.storage)
 
 
 def check_prompts(config: Config) -> None:
@@ -99,7 +92,7 @@ def check_rewards_and_judges(config: Config) -> None:
             except UserError as error:
                 raise UserError(f"rewards.{name}.checkpoint: {error}") from None
     judges = config.evaluation.judges
-    if judges and not Path(judges).is_dir():
+    if judges and not local_copy(judges, "evaluation.judges").is_dir():
         raise UserError(f"evaluation.judges: got {judges!r}, allowed an existing folder, or empty for none")
 
 
@@ -138,8 +131,7 @@ def check_disk(config: Config, policy: ModelFolder) -> str:
     """The disk has room for replay and checkpoints -> the estimate in words."""
     replay, checkpoints = replay_bytes(config, policy), checkpoint_bytes(config, policy)
     needed = replay + checkpoints + SPARE_BYTES
-    folder = Path(config.run.resume or config.run.dir or "runs")
-    disk = nearest_existing(folder)
+    disk = nearest_existing(RunFolder(config.run.resume or config.run.dir or "runs").path)
     free = shutil.disk_usage(disk).free
     if free < needed:
         raise UserError(

@@ -78,6 +78,15 @@ class Progress:
         self._standing.alarm = text
         self._print(f"ALARM {text}")
 
+    def storage_waits(self, url: str, cause: str, deadline_s: float) -> None:
+        """Object storage takes no write: the run goes on to its next checkpoint and waits there."""
+        self._standing.storage = f"{cause}: waiting, at most {duration(deadline_s)}"
+        self._print(f"storage: {url}: {self._standing.storage}")
+
+    def storage_is_back(self, url: str, after_s: float) -> None:
+        self._standing.storage = ""
+        self._print(f"storage: {url} takes writes again after {duration(after_s)}; nothing is lost")
+
     def close(self) -> None:
         """Leaves the last state on the screen; may be called twice."""
         if self._live:

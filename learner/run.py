@@ -6,7 +6,6 @@ import asyncio
 import errno
 import logging
 import signal
-import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import Any
 from cluster.errors import Interrupted, RunFailed, UserError
 from cluster.heartbeat import Heartbeat
 from cluster.ledger import Ledger
+from cluster.object_store import ENDPOINT_VARIABLES
 from cluster.session import ray_session
+from cluster.working_copy import CACHE_VARIABLE
 from configs.schema import Config
 from learner.progress import Progress
 from learner.prompts import PromptCursor, load_prompts
@@ -38,48 +39,69 @@ def run(config: Config) -> Path:
     with (
         Progress(config.learner.steps, config.metrics.progress, title=f"MusicRL {config.preset}") as progress,
         Heartbeat(config.pipeline.stall_s) as heart,
-        ray_session() as local,
+        ray_session(_of_the_machine(config)) as local,
     ):
         try:
-            run_dir, stopped_by = asyncio.run(_run(config, progress, ledger, local, heart))
+            folder, stopped_by = asyncio.run(_run(config, progress, ledger, local, heart))
         except Interrupted:
             heart.beat("leaving Ray")
             raise KeyboardInterrupt from None
         progress.status("writing the report")
         heart.beat("writing the report")
-        from evaluation.report import write_report
-
-        with disk_errors(run_dir):
-            report = write_report(run_dir)
+        report = _finish(folder, heart)
         heart.beat("leaving Ray")
-    print(f"{stopped_by}; report: {report}" if stopped_by else f"report: {report}", flush=True)
+    shown = folder.shown(report)
+    print(f"{stopped_by}; report: {shown}" if stopped_by else f"report: {shown}", flush=True)
     return report
 
 
-async def _run(config: Config, progress: Progress, ledger: Ledger, local: bool, heart: Heartbeat) -> tuple[Path, str]:
-    """-> the run folder, and what the guard stopped the run for (empty: it did not)."""
+def _finish(folder: RunFolder, heart: Heartbeat) -> Path:
+    """Writes the report of a finished run and lets go of its folder."""
+    from evaluation.report import write_report
+
+    try:
+        with disk_errors(folder.path):
+            report = write_report(folder.path)
+        folder.finish(heart.beat)
+    except RunFailed as error:
+        raise RunFailed(f"{error}; {RESUME_HINT.format(folder.name)}") from error
+    finally:
+        folder.close()
+    return report
+
+
+def _of_the_machine(config: Config) -> dict[str, str]:
+    """Settings that processes on other nodes read from their environment."""
+    given = {ENDPOINT_VARIABLES[0]: config.storage.endpoint, CACHE_VARIABLE: config.storage.cache}
+    return {name: value for name, value in given.items() if value}
+
+
+async def _run(
+    config: Config, progress: Progress, ledger: Ledger, local: bool, heart: Heartbeat
+) -> tuple[RunFolder, str]:
+    """-> the run folder, still open, and what the guard stopped the run for (empty: it did not)."""
     from cluster.placement import plan_on_cluster
 
     beats = asyncio.create_task(heart.keep("its own loop"))  # ends with the loop
     placement = await plan_on_cluster(config)
-    folder = RunFolder.reopen(config) if config.run.resume else RunFolder.create(config)
-    progress.message(f"run folder: {folder.path}")
-    heart.hint = RESUME_HINT.format(folder.path)
+    # in a thread: fetching a run from object storage may take longer than this loop may stand still
+    folder = await asyncio.to_thread(RunFolder.reopen if config.run.resume else RunFolder.create, config, progress)
+    progress.message(f"run folder: {folder.name}")
+    heart.hint = RESUME_HINT.format(folder.name)
     try:
         with _signals(progress) as stops, disk_errors(folder.path):
-            stopped_by = await _loop(config, folder.path.absolute(), placement, local, progress, ledger, stops)
-    except Interrupted:
-        if folder.checkpoint_steps():
-            progress.message(RESUME_HINT.format(folder.path))
-        raise
-    except RunFailed as error:
-        if folder.checkpoint_steps():
-            raise RunFailed(f"{error}; {RESUME_HINT.format(folder.path)}") from error
+            stopped_by = await _loop(config, folder, placement, local, progress, ledger, stops)
+    except BaseException as error:
+        resumable = bool(folder.checkpoint_steps())
+        await asyncio.to_thread(folder.close)
+        if isinstance(error, Interrupted) and resumable:
+            progress.message(RESUME_HINT.format(folder.name))
+        if isinstance(error, RunFailed) and resumable:
+            raise RunFailed(f"{error}; {RESUME_HINT.format(folder.name)}") from error
         raise
     finally:
-        folder.close()
         beats.cancel()
-    return folder.path, stopped_by
+    return folder, stopped_by
 
 
 @contextmanager
@@ -95,7 +117,7 @@ def disk_errors(run_dir: Path) -> Iterator[None]:
 
 async def _loop(
     config: Config,
-    run_dir: Path,
+    folder: RunFolder,
     placement: Any,
     local: bool,
     progress: Progress,
@@ -110,28 +132,46 @@ async def _loop(
     from learner.roles import Roles
     from learner.tasks import TaskPlan
 
+    run_dir = folder.path
     resume_from = require_complete(run_dir) if config.run.resume else None
     prompts = config.prompts
     train = load_prompts(prompts.train, prompts.column, prompts.max_chars, "prompts.train")
     held_out = load_prompts(prompts.eval, prompts.column, prompts.max_chars, "prompts.eval")
     recorder = Recorder(config, run_dir, progress, measure_memory=local)
-    newest, epoch = Newest(), uuid.uuid4().hex
+    newest, epoch = Newest(), folder.epoch
     progress.status("starting actors")
     roles = Roles(config, run_dir, epoch, placement, local, recorder.event)
     try:
         crew = await roles.start(newest, tuple(held_out))
         plan = TaskPlan(config, PromptCursor(train, config.run.seed), crew.frame_rate_hz)
         score = _scoring(config, crew, epoch)
-        controller = Controller(config, run_dir, crew.pools, newest, plan, score, recorder, ledger)
+        controller = Controller(config, run_dir, crew.pools, newest, plan, score, recorder, ledger, folder.flush)
         stops.append(controller.stop)
-        recorder.watch(controller.live)
-        await controller.run(resume_from)
+        recorder.watch(lambda: {**controller.live(), **folder.live()})
+        await _while_owned(folder, controller.run(resume_from))
         return controller.stopped_by
     except asyncio.CancelledError:
         raise Interrupted from None
     finally:
         await roles.close()
         recorder.close()
+
+
+async def _while_owned(folder: RunFolder, run: Coroutine[Any, Any, None]) -> None:
+    """Raises what `run` raises, or RunFailed as soon as the folder is no longer ours to write to."""
+    running = asyncio.ensure_future(run)
+    watching = asyncio.ensure_future(folder.watch())
+    try:
+        await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if watching.done() and not running.done():
+            running.cancel()
+            await asyncio.wait({running})
+            watching.result()
+        await running
+    finally:
+        running.cancel()
+        watching.cancel()
+        await asyncio.wait({running, watching})
 
 
 def _scoring(config: Config, crew: Any, epoch: str) -> Callable[[Any, int], Coroutine[Any, Any, Any]]:

@@ -22,6 +22,7 @@ class Standing:
         self.step = 0
         self.status = "starting"
         self.alarm = ""  # the newest one
+        self.storage = ""  # what the run waits for, while object storage takes no write
         self.reward_history: list[float] = []
         self._recent: deque[Row] = deque(maxlen=WINDOW)
         self._first: dict[str, float] = {}

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cluster.errors import UserError
+from cluster.working_copy import local_copy
 from codec.musicgen_folder import is_musicgen_folder, weight_files
 from policy.musicgen.model import MusicGen
 from policy.musicgen.save import save_musicgen
@@ -28,11 +29,11 @@ TINY_MUSICLM = "tiny_musiclm"
 
 
 def load_policy(directory: str | Path) -> Any:
-    """The policy of a folder, in float32 and evaluation mode: a TinyMusicLM, or a MusicGen of either layout.
+    """The policy of a folder or s3://…, in float32 and evaluation mode: a TinyMusicLM, or a MusicGen of either layout.
 
     Raises UserError, in one line, where a file is missing, truncated, of another kind or of other shapes.
     """
-    folder = Path(directory)
+    folder = local_copy(directory, "policy.checkpoint")
     if is_musicgen_folder(folder):
         return load_musicgen(folder)
     config = _read_json(folder, CONFIG)
@@ -59,7 +60,7 @@ def save_policy(policy: Any, directory: str | Path, dtype: torch.dtype = torch.f
 
 def policy_version(directory: str | Path) -> str:
     """Short content hash of a policy's folder: twelve hexadecimal digits."""
-    digest, folder = hashlib.sha256(), Path(directory)
+    digest, folder = hashlib.sha256(), local_copy(directory, "policy.checkpoint")
     if is_musicgen_folder(folder):
         for path in weight_files(folder):
             with path.open("rb") as file:

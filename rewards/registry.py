@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cluster.errors import UserError
+from cluster.working_copy import local_copy
 from configs.schema import RewardConfig
 from rewards.mixture import RewardSpec
 from rewards.port import ClipBatch, ClipView, RewardModel
@@ -76,10 +77,11 @@ def reward_specs(models: list[RewardModel], rewards: Mapping[str, RewardConfig])
 
 
 def local_checkpoint(text: str) -> str:
-    """The directory that a reward's checkpoint means: `registry:…` names a version of the preference model."""
+    """The directory that a reward's checkpoint means: `registry:…` names a version of the preference model, and of
+    s3://BUCKET/PREFIX it is a copy on this machine."""
     from rewards.preference_registry import resolve_checkpoint  # here: no other reward needs it
 
-    return resolve_checkpoint(text)
+    return str(local_copy(resolve_checkpoint(text), "checkpoint"))
 
 
 def pin_checkpoints(rewards: Mapping[str, RewardConfig]) -> None:
@@ -123,7 +125,7 @@ def _check_numbers(name: str, config: RewardConfig) -> None:
 def _build(name: str, config: RewardConfig) -> Any:
     if not config.target:
         try:
-            return BUILT_IN[name](config.checkpoint)
+            return BUILT_IN[name](local_checkpoint(config.checkpoint))
         except UserError as error:
             raise UserError(f"rewards.{name}.checkpoint: {error}") from None
     target = find_target(name, config.target)

@@ -102,7 +102,7 @@ WRONG = {
     "metrics.port=70000": "at most 65535",
     "sampling.top_k=250": "sampling.top_k: got 250, allowed 0: training needs the log-probability",
     "learner.freeze.a=3": "learner.freeze.a: unknown key",
-    "run.dir=s3://bucket/run": "run.dir: got 's3://bucket/run', allowed a local folder",
+    "run.dir=gs://bucket/run": "run.dir: got 'gs://bucket/run', allowed a local folder or s3://BUCKET/PREFIX",
     "learner.steps": "'learner.steps': not understood, write key=value",
     "=3": "not understood, write key=value",
     "--learner.steps=3": "write learner.steps=3",

@@ -81,7 +81,7 @@ def test_two_processes_cannot_write_one_folder(tmp_path: Path):
     config = load_config([f"run.dir={tmp_path}/run"])
     first = RunFolder.create(config)
     config.run.resume = config.run.dir
-    with pytest.raises(UserError, match="in use by another process"):
+    with pytest.raises(UserError, match=r"in use by process \d+ on .*, which still runs"):
         RunFolder.reopen(config)
     first.close()
     RunFolder.reopen(config).close()

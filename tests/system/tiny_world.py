@@ -38,7 +38,7 @@ class TinyWorld:
 
     folder: Path
 
-    def arguments(self, run_dir: Path, **settings: Any) -> list[str]:
+    def arguments(self, run_dir: Path | str, **settings: Any) -> list[str]:
         """`learner.main` arguments. settings: dots written as two underscores."""
         chosen = {
             "run.dir": run_dir,
@@ -71,13 +71,13 @@ class TinyWorld:
         chosen |= rewards | {name.replace("__", "."): value for name, value in settings.items()}
         return [f"preset={self.folder / 'preset.yaml'}", *(f"{name}={value}" for name, value in chosen.items())]
 
-    def run(self, run_dir: Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, run_dir: Path | str, **settings: Any) -> subprocess.CompletedProcess[str]:
         """A whole run in a process of its own; fails the test unless it ends with exit status 0."""
         done = self.attempt(run_dir, **settings)
         assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
         return done
 
-    def attempt(self, run_dir: Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+    def attempt(self, run_dir: Path | str, **settings: Any) -> subprocess.CompletedProcess[str]:
         return run_main(self.arguments(run_dir, **settings))
 
 
