@@ -151,6 +151,14 @@ def pipeline(pace: Pace) -> list[Alert]:
             "{{ $labels.run }}: the disk of the run folder is full, or will be within four hours",
             "Make room, or move the run: stop it, copy its folder, run.resume.",
         ),
+        Alert(
+            "StorageWaiting",
+            f"max by (run) ({series('storage_waiting')}) > 0.1 * max by (run) ({series('storage_wait_bound')})",
+            0,
+            "critical",
+            "{{ $labels.run }}: object storage has taken no write for {{ $value | humanizeDuration }}",
+            "The run waits, and ends at storage.deadline_s. Its log says what the server answers; docs/storage.md.",
+        ),
     ]
 
 

@@ -88,6 +88,14 @@ FLEET = Dashboard(
             ),
         ),
         Row(
+            "Object storage, of runs on s3://",
+            (
+                of_catalogue("Storage takes no write", "storage_waiting", least=0, needs="object storage"),
+                of_catalogue("Not uploaded yet", "storage_pending_bytes", least=0, needs="object storage"),
+                of_catalogue("Uploaded", "storage_uploaded_bytes", least=0, needs="object storage"),
+            ),
+        ),
+        Row(
             "GPUs",
             (
                 _nodes("GPU", f"ray_node_gpus_utilization{{{NODE}}}", "percent", "In use, by GPU.", needs="gpu"),
