@@ -28,29 +28,42 @@ def fit_head(net: PreferenceNet, votes: Votes, ties: str, crop_frames: int, seed
     """Sets the head, side, log_nu and the scaling of the features of `net` from at most VOTES of the votes."""
     rng = np.random.default_rng([seed, 1])
     votes = votes.take(np.sort(rng.permutation(len(votes))[:VOTES]))
-    features = _features(net, votes, crop_frames, rng)  # [P, 2, D]
+    features = read_features(net, votes, crop_frames, rng)
+    fit_to_features(net, features, votes.choices, votes.weights, ties, seed, rng)
+
+
+def fit_to_features(
+    net: PreferenceNet,
+    features: Tensor,
+    choices: np.ndarray,
+    weights: np.ndarray,
+    ties: str,
+    seed: int,
+    rng: np.random.Generator,
+) -> None:
+    """features [P, 2, D], choices [P], weights [P] -> sets head, side, log_nu and the scaling of the features."""
     net.scale_features(features.flatten(0, 1))
-    choices, weights = (torch.from_numpy(part).to(features.device) for part in (votes.choices, votes.weights))
+    chosen, weighs = (torch.from_numpy(part).to(features.device) for part in (choices, weights))
     fitted = [*net.head.parameters(), net.side, net.log_nu]
     optimiser = torch.optim.AdamW(fitted, lr=LEARNING_RATE, weight_decay=0.05)
-    batches = max(1, len(votes) // BATCH)
+    batches = max(1, len(choices) // BATCH)
     net.head.train()
     torch.manual_seed(seed)
     for step in range(EPOCHS * batches):
         if step % batches == 0:
-            order = torch.from_numpy(rng.permutation(len(votes))).to(features.device)
+            order = torch.from_numpy(rng.permutation(len(choices))).to(features.device)
         rows = order[step % batches * BATCH :][:BATCH]
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, EPOCHS * batches, LEARNING_RATE, 30)
         scores = net.score_features(features[rows])
-        losses = vote_losses(scores[:, 0] - scores[:, 1] + net.side, net.log_nu, choices[rows], ties)
+        losses = vote_losses(scores[:, 0] - scores[:, 1] + net.side, net.log_nu, chosen[rows], ties)
         optimiser.zero_grad(set_to_none=True)
-        (losses * weights[rows]).mean().backward()
+        (losses * weighs[rows]).mean().backward()
         optimiser.step()
 
 
 @torch.no_grad()
-def _features(net: PreferenceNet, votes: Votes, crop_frames: int, rng: np.random.Generator) -> Tensor:
+def read_features(net: PreferenceNet, votes: Votes, crop_frames: int, rng: np.random.Generator) -> Tensor:
     """[P, 2, D]: the pooled features of both clips, on crops as the training takes them."""
     from rewards.preference_training import cropped
 
