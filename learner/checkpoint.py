@@ -20,9 +20,11 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 _FORMAT = 1
 _NAME = re.compile(r"step_(\d+)$")
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _SEPARATOR = "|"  # between the parts of an optimiser tensor's name; parameter names contain dots
 
 
@@ -57,7 +60,8 @@ def save_checkpoint(
     temporary = target.with_suffix(".tmp")
     _remove(temporary)
     temporary.mkdir(parents=True)
-    _write_learner(temporary, learner)
+    with _as_os_error(temporary):
+        _write_learner(temporary, learner)
     _write_json(temporary / "controller_state.json", controller_state)
     _write_json(temporary / "config.json", config if isinstance(config, dict) else dataclasses.asdict(config))
     _write_manifest(temporary, step)
@@ -198,6 +202,18 @@ def _unflatten(network: str, tensors: dict[str, Tensor]) -> dict[str, dict[str, 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """safetensors refuses views that share memory or are strided: own copies."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+@contextmanager
+def _as_os_error(directory: Path) -> Iterator[None]:
+    """safetensors has an exception of its own for what the disk refuses; here it becomes the OSError that it was."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = _OS_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(directory)) from error
 
 
 # ---- files --------------------------------------------------------------------------------------------------------

@@ -5,24 +5,35 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["kill", "pause", "slow", "hang", "fill", "lock"]
+LASTING = ("pause", "slow")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`kind` happens to `role` `delay_s` after step `step` was done, and lasts `lasts_s`."""
+    """`kind` happens to `role` `delay_s` after step `step` was done, and lasts `lasts_s`.
 
-    kind: str  # "kill" | "pause" | "slow"
+    kill: SIGKILL. pause: SIGSTOP, later SIGCONT. slow: stopped five sixths of the time. hang: SIGSTOP, and nothing
+    after it. fill, lock: the role is "disk", which is full to the last pages, or cannot be written to. role: two of
+    them with a + between are hit at once; "driver" is the whole program, "node" its raylet, "gcs" the cluster's head
+    service. chance: picks one of several actors of a role, and how much room a full disk has.
+    """
+
+    kind: Kind
     role: str
     step: int
     delay_s: float
     lasts_s: float = 0.0
+    chance: float = 0.0
 
     def __str__(self) -> str:
         lasting = f" for {self.lasts_s:g} s" if self.lasts_s else ""
-        return f"{self.kind} {self.role} after step {self.step} + {self.delay_s:g} s{lasting}"
+        return f"{self.kind} {self.role}{lasting}, {self.delay_s:g} s after step {self.step}"
 
 
-def draw(seed: int, steps: int, pairs: Sequence[tuple[str, str]], longest_s: float = 3.0) -> tuple[Fault, ...]:
+def draw(seed: int, steps: int, pairs: Sequence[tuple[Kind, str]], longest_s: float = 3.0) -> tuple[Fault, ...]:
     """One fault for each (kind, role) of `pairs`, in an order and at moments that `seed` says, spread over `steps`.
 
     longest_s: of a pause or a slow spell.
@@ -36,7 +47,8 @@ def draw(seed: int, steps: int, pairs: Sequence[tuple[str, str]], longest_s: flo
             role,
             step=int(every * place) + 1,
             delay_s=round(chance.uniform(0.0, 0.3), 3),
-            lasts_s=0.0 if kind == "kill" else round(chance.uniform(0.5, longest_s), 2),
+            lasts_s=round(chance.uniform(0.5, longest_s), 2) if kind in LASTING else 0.0,
+            chance=round(chance.random(), 3),
         )
         for place, (kind, role) in enumerate(order)
     )

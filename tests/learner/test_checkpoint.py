@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -137,6 +139,23 @@ def test_interrupted_save_is_invisible_and_swept_up(tmp_path: Path, monkeypatch:
     save_checkpoint(tmp_path, 3, subject, {}, {})  # over what the interrupted save left
     assert latest_complete(tmp_path) == checkpoint_path(tmp_path, 3)
     assert [p.name for p in prune(tmp_path, keep=3)] == ["step_4.tmp"]
+
+
+def test_a_disk_that_refuses_is_an_os_error_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    """A file that may grow to a page only stands for the full disk; tests/faults has a real one."""
+    subject = trained()
+    save_checkpoint(tmp_path, 1, subject, {}, {})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            save_checkpoint(tmp_path, 2, subject, {}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
+    assert latest_complete(tmp_path) == checkpoint_path(tmp_path, 1)
+    save_checkpoint(tmp_path, 2, subject, {}, {})
+    assert latest_complete(tmp_path) == checkpoint_path(tmp_path, 2)
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
