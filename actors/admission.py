@@ -66,6 +66,13 @@ class Admission:
     def tasks_in_flight(self) -> tuple[int, ...]:
         return tuple(self._in_flight)
 
+    def rows_to_come(self, version: int) -> int | None:
+        """Rows that the learner will still ask for beyond the outstanding ones; None: without end."""
+        if self._steps is None:
+            return None
+        outstanding = self.rows_in_flight + self.rows_available
+        return max(0, (self._steps - version) * self._batch - outstanding)
+
     def capacity(self, version: int, weights_version: int | None = None) -> int:
         """Rows that may start now, the learner being at `version`.
 

@@ -17,13 +17,14 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import UserError
+from cluster.room import NodeType, check_room, fitting, node_types
 from cluster.session import PASSIVE_THREADS, joins_cluster
 from configs.schema import Config
 
@@ -51,6 +52,7 @@ class Placement:
     replay: RoleResources
     evaluator: RoleResources
     shared: bool
+    notes: tuple[str, ...] = ()  # for a person, before the run starts
 
 
 def plan(config: Config, node_cpus: Sequence[float]) -> Placement:
@@ -59,8 +61,8 @@ def plan(config: Config, node_cpus: Sequence[float]) -> Placement:
     Raises: UserError naming the setting that asks for more than there is.
     """
     actors, learner_cpus = config.actors, config.learner.cpus
-    generators = actors.generators * actors.generator_cpus
-    scorers = actors.scorers * actors.scorer_cpus
+    generators = (actors.generators_max or actors.generators) * actors.generator_cpus
+    scorers = (actors.scorers_max or actors.scorers) * actors.scorer_cpus
     total = sum(node_cpus)
     _refuse_impossible(config, node_cpus, generators, scorers)
     demand = generators + scorers + learner_cpus
@@ -115,18 +117,41 @@ def plan_groups(config: Config, nodes: Sequence[Mapping[str, float]], own: Mappi
 
 async def plan_on_cluster(config: Config, wait_s: float = CLUSTER_WAIT_S) -> Placement:
     """The plan for the connected cluster; nodes that are still joining are given `wait_s`."""
-    give_up = time.monotonic() + wait_s
+    give_up, types = time.monotonic() + wait_s, _Types()
     while True:
         nodes = alive_nodes()
         try:
             if any("learner" in node for node in nodes.values()):
                 own = nodes.get(ray.get_runtime_context().get_node_id(), {})
-                return plan_groups(config, list(nodes.values()), own)
+                made = plan_groups(config, list(nodes.values()), own)
+                return replace(made, notes=await _notes(config, made, list(nodes.values()), types))
             return plan(config, [node.get("CPU", 0.0) for node in nodes.values()])
         except UserError:
             if time.monotonic() >= give_up or not joins_cluster():
                 raise
         await asyncio.sleep(1.0)
+
+
+class _Types:
+    """The autoscaler's node types, asked for once, and only if the nodes that are there do not suffice."""
+
+    _found: list[NodeType] | None = None
+    _asked = False
+
+    async def get(self) -> list[NodeType] | None:
+        if not self._asked:
+            self._found, self._asked = await asyncio.to_thread(node_types), True
+        return self._found
+
+
+async def _notes(
+    config: Config, made: Placement, nodes: Sequence[Mapping[str, float]], types: _Types
+) -> tuple[str, ...]:
+    """What a person should know of the room for growing groups. Raises UserError where there can never be enough."""
+    wishes = {role.group: {"CPU": role.cpus, role.group: PLACE} for role in (made.generator, made.scorer)}
+    most = {role: _most(config, f"{role}s")[1] for role in wishes}
+    enough = all(sum(fitting(node, wish) for node in nodes) >= most[role] for role, wish in wishes.items())
+    return () if enough else tuple(check_room(config, wishes, nodes, await types.get()))
 
 
 def alive_nodes() -> dict[str, dict[str, float]]:
@@ -164,12 +189,17 @@ def _refuse_impossible(config: Config, node_cpus: Sequence[float], generators: i
     at_once = combine(generators, config.learner.cpus)
     if at_once > total:
         rule = "the larger of both" if config.pipeline.mode == "sync" else "both together"
+        field, count = _most(config, "generators")
         raise UserError(
-            f"actors.generators: got {config.actors.generators} x {config.actors.generator_cpus} CPUs and learner.cpus "
+            f"{field}: got {count} x {config.actors.generator_cpus} CPUs and learner.cpus "
             f"{config.learner.cpus}, allowed {total:g} CPUs for {rule} (this cluster, {config.pipeline.mode} mode)"
         )
     if scorers > total:
-        raise UserError(
-            f"actors.scorers: got {config.actors.scorers} x {config.actors.scorer_cpus} CPUs, allowed {total:g} in "
-            "this cluster"
-        )
+        field, count = _most(config, "scorers")
+        raise UserError(f"{field}: got {count} x {config.actors.scorer_cpus} CPUs, allowed {total:g} in this cluster")
+
+
+def _most(config: Config, role: str) -> tuple[str, int]:
+    """The setting that bounds a role from above, and its value."""
+    most = getattr(config.actors, f"{role}_max")
+    return (f"actors.{role}_max", most) if most else (f"actors.{role}", getattr(config.actors, role))

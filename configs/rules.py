@@ -31,6 +31,7 @@ def check_rules(config: Config) -> None:
     _check_learner(config)
     _check_sampling(config)
     _check_pipeline(config)
+    _check_sizes(config)
     for name in config.rewards:
         _check_reward(name, config)
 
@@ -76,6 +77,22 @@ def _check_pipeline(config: Config) -> None:
             f"pipeline.max_staleness: got {pipeline.max_staleness}, allowed at least 1 with pipeline.mode=async "
             "(for none use pipeline.mode=sync)"
         )
+
+
+def _check_sizes(config: Config) -> None:
+    actors = config.actors
+    for role, size, least, most in (
+        ("generators", actors.generators, actors.generators_min, actors.generators_max),
+        ("scorers", actors.scorers, actors.scorers_min, actors.scorers_max),
+    ):
+        if not most and least:
+            raise UserError(f"actors.{role}_min: got {least}, allowed 0 without actors.{role}_max")
+        if most and least > most:
+            raise UserError(f"actors.{role}_min: got {least}, allowed at most actors.{role}_max ({most})")
+        if most and not least <= size <= most:
+            raise UserError(
+                f"actors.{role}: got {size}, allowed {max(1, least)} to {most} (actors.{role}_min, actors.{role}_max)"
+            )
 
 
 def _check_reward(name: str, config: Config) -> None:

@@ -59,8 +59,20 @@ class PipelineConfig:
 
 @dataclass
 class ActorsConfig:
-    generators: int = setting(1, "actors that sample and decode", at_least=1)
-    scorers: int = setting(1, "actors that score", at_least=1)
+    generators: int = setting(1, "actors that sample and decode; at the start, where generators_max is set", at_least=1)
+    generators_min: int = setting(0, "fewest while there is work, where generators_max is set", at_least=0)
+    generators_max: int = setting(
+        0, "most, as the time ledger asks for them; 0: always actors.generators", at_least=0, at_most=10_000
+    )
+    scorers: int = setting(1, "actors that score; at the start, where scorers_max is set", at_least=1)
+    scorers_min: int = setting(0, "fewest while there is work, where scorers_max is set", at_least=0)
+    scorers_max: int = setting(
+        0, "most, as the time ledger asks for them; 0: always actors.scorers", at_least=0, at_most=10_000
+    )
+    resize_rest_s: float = setting(60.0, "between two changes of how many actors a role has", at_least=0)
+    nodes_deadline_s: float = setting(
+        600.0, "that an actor of a role that grows may wait for a node; then the run goes on without it", above=0
+    )
     generator_cpus: int = setting(1, "torch threads of each generator", at_least=1)
     scorer_cpus: int = setting(1, "torch threads of each scorer", at_least=1)
     rollout_size: int = setting(

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import ray
 
+from cluster.member import PoolEvent
 from cluster.placement import RoleResources, actor_options
-from cluster.supervision import ActorPool, PoolEvent
+from cluster.supervision import ActorPool
 from feedback.settings import Settings
 from feedback.takes import MadeClip, Take
 from policy.port import SamplingSettings

@@ -55,7 +55,8 @@ class Activity:
         return dict.fromkeys(self.under_way, self.idle_s)
 
     def forgive(self, seconds: float) -> None:
-        """Time that passed while this process itself was stopped (Ctrl-Z, a paused machine): nobody was idle."""
+        """Time in which nothing could get done: this process was stopped (Ctrl-Z, a paused machine), or the actors wait
+        for nodes, which has a deadline of its own."""
         self._progress_at += seconds
 
     async def patiently(self, work: Awaitable[None]) -> None:

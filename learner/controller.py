@@ -38,10 +38,12 @@ from actors.admission import Admission
 from actors.records import TrainingBatch
 from cluster.errors import Interrupted, RunFailed
 from cluster.ledger import Ledger
-from cluster.supervision import CallUnderWay
+from cluster.member import CallUnderWay
+from cluster.nodes import NodeWatch
 from configs.schema import Config
 from evaluation.score_rows import append_rows, read_rows, steps_of, truncate_rows
 from learner.activity import Activity
+from learner.fleet import Fleet
 from learner.guard import Guard
 from learner.pools import Newest, Pools, Score
 from learner.producer import Producer
@@ -71,6 +73,7 @@ class Controller:
         recorder: Recorder,
         ledger: Ledger,
         keep: Callable[[], Awaitable[None]] = _at_once,
+        nodes: NodeWatch | None = None,
     ) -> None:
         beside = config.pipeline.mode == "async"
         bound = config.pipeline.max_staleness if beside else 0
@@ -87,6 +90,7 @@ class Controller:
         self._watchdog = Watchdog(self._activity, self._calls, config.pipeline, recorder.stall)
         self._guard = Guard(config, run_dir)
         self._producer = Producer(pools, newest, plan, score, admission, self._activity)
+        self._fleet = Fleet(config, pools, self._producer, self._activity, recorder, nodes)
         self._restarts_before: dict[str, int] = {}
         self._stopping = False
 
@@ -110,6 +114,8 @@ class Controller:
             "disk_free_bytes": shutil.disk_usage(self._run_dir).free,
             "tasks_in_flight": len(self._producer.admission.tasks_in_flight),
             **{f"actors_{pool.name}": pool.ready for pool in pools},
+            **{f"wanted_{pool.name}": pool.size for pool in pools},
+            **self._fleet.live(),
             **{f"stalled_{stage}": seconds for stage, seconds in self._activity.stalled().items()},
         }
 
@@ -123,11 +129,12 @@ class Controller:
         try:
             async with asyncio.TaskGroup() as group:
                 self._producer.start_in(group)
-                watch = group.create_task(self._watchdog.watch())
+                watches = [group.create_task(each.watch()) for each in (self._watchdog, self._fleet)]
                 await self._begin(resume_from)
                 self._ledger.started()
                 await self._learn()
-                watch.cancel()
+                for watch in watches:
+                    watch.cancel()
                 self._producer.cancel()
         except BaseExceptionGroup as errors:
             raise _first(errors) from errors
@@ -229,6 +236,7 @@ class Controller:
         seconds = self._ledger.close_row()
         spent_s = sum(value for name, value in seconds.items() if name.startswith("seconds_"))
         audio_s = metrics["sequences"] * self._config.sampling.seconds
+        self._fleet.stepped(seconds)
         self._recorder.row(
             {
                 "learner_step": self.version,
@@ -260,8 +268,10 @@ class Controller:
         return [call for pool in self._pools.all() for call in pool.under_way()]
 
     def _restarts(self) -> dict[str, int]:
-        """restarts_ROLE since step 0."""
+        """restarts_ROLE, handed_back_ROLE and late_ROLE since step 0."""
         now = {f"restarts_{pool.name}": pool.restarts for pool in self._pools.all()}
+        for pool in (self._pools.generator, self._pools.scorer):
+            now |= {f"handed_back_{pool.name}": pool.handed_back, f"late_{pool.name}": pool.late}
         return {name: count + self._restarts_before.get(name, 0) for name, count in now.items()}
 
     def _is_due(self, every: int) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from cluster.supervision import CallUnderWay
+from cluster.member import CallUnderWay
 from cluster.weight_bus import Publication
 from rewards.port import ScoreTable
 
@@ -19,15 +19,31 @@ class Pool(Protocol):
     name: str
     size: int
     restarts: int
+    handed_back: int
+    late: int
 
     @property
     def ready(self) -> int: ...
+
+    @property
+    def pending(self) -> int: ...
+
+    @property
+    def longest_wait_s(self) -> float: ...
+
+    @property
+    def nodes(self) -> frozenset[str]: ...
 
     async def call(self, method: str, *args: Any, deadline_s: float | None = None) -> Any: ...
 
     async def refresh(self) -> None: ...
 
     def under_way(self) -> list[CallUnderWay]: ...
+    def resize(self, size: int) -> None: ...
+
+    def drain(self, seconds_left: Mapping[str, float]) -> None: ...
+
+    def lose_nodes(self, node_ids: frozenset[str]) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Producer:
         self._plan = plan
         self._score = score
         self._activity = activity
-        self._free = pools.generator.size
+        self._sampling = 0  # tasks that a generator has, or that wait for one
         self._next_task = 0
         self._again: list[int] = []  # tasks that a checkpoint left open: they come first
         self._stored: frozenset[int] = frozenset()  # tasks that the store held when the run was resumed
@@ -72,13 +72,23 @@ class Producer:
     def issue(self) -> None:
         """Starts tasks while there is room for their rows and a generator to sample them."""
         rows, weights = self._plan.rows, self._newest.version
-        while self._free > 0 and self.admission.capacity(self.due, weights) >= rows:
+        while self._sampling < self._pools.generator.size and self.admission.capacity(self.due, weights) >= rows:
             task_id = self._take_number()
             self.admission.admit(task_id, rows, self.due, weights)
-            self._free -= 1
+            self._sampling += 1
             task = self._group.create_task(self._produce(task_id))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    @property
+    def needs_generators(self) -> bool:
+        """Whether any task is being sampled, or will be in this run."""
+        to_come = self.admission.rows_to_come(self.due)
+        return self._sampling > 0 or to_come is None or to_come >= self._plan.rows
+
+    @property
+    def needs_scorers(self) -> bool:
+        return self.needs_generators or bool(self.admission.tasks_in_flight)
 
     def cancel(self) -> None:
         for task in self._tasks:
@@ -152,6 +162,6 @@ class Producer:
             with self._activity.producing("sample"):
                 _, rollout, clips = await self._pools.generator.call("roll_out", task)
         finally:
-            self._free += 1
+            self._sampling -= 1
         self.issue()
         return rollout, clips

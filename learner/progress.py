@@ -69,6 +69,10 @@ class Progress:
         if self._mode == "lines" and text:
             self._print(f"… {text}")
 
+    def actors(self, text: str) -> None:
+        """How many actors there are and what they wait for, in the panel."""
+        self._standing.actors = text
+
     def message(self, text: str) -> None:
         """An event that a person should know: a restart, a checkpoint, a warning. Stays on the screen."""
         self._print(text)

@@ -78,6 +78,8 @@ def _values(standing: Standing, width: int) -> RenderableType:
         grid.add_row(Text("ALARM", style="bold red"), Text(standing.alarm, style="red"))
     if standing.storage:
         grid.add_row(Text("STORAGE", style="bold yellow"), Text(standing.storage, style="yellow"))
+    if standing.actors:
+        grid.add_row("actors", standing.actors)
     if (rate := standing.sequences_per_s()) is not None:
         audio, staleness = standing.value("audio_seconds_per_second"), standing.value("staleness")
         speed = f"{rate:.1f} sequences/s"

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 
 from cluster.catalogue import STAGES
+from cluster.member import PoolEvent
 from cluster.metrics import MetricsTable, PrometheusExporter
-from cluster.supervision import PoolEvent
 from configs.schema import Config
 from learner.progress import Progress
 from learner.watchdog import Stall
@@ -56,6 +56,14 @@ class Recorder:
     def status(self, text: str) -> None:
         self._progress.status(text)
 
+    def message(self, text: str) -> None:
+        """An event that a person should know."""
+        self._progress.message(text)
+
+    def actors(self, text: str) -> None:
+        """How many actors there are, for the panel."""
+        self._progress.actors(text)
+
     def evaluated(self, means: dict[str, float]) -> None:
         self._progress.evaluated(means)
 
@@ -64,8 +72,12 @@ class Recorder:
         self._progress.alarm(text)
 
     def event(self, event: PoolEvent) -> None:
+        if event.kind == "withdrawn":
+            self._progress.message(f"the run goes on without {event.role} {event.index}: {event.reason}")
+            return
         if event.kind != "timeout":
-            self._progress.message(f"{event.role} {event.index} died ({event.reason}): replaced")
+            what = f"died ({event.reason})" if event.kind == "died" else event.reason
+            self._progress.message(f"{event.role} {event.index} {what}: replaced")
             return
         self._stalls[event.stage] += 1
         line = f"{event.role} {event.index} missed its deadline in {event.method} (stage {event.stage})"

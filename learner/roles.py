@@ -17,9 +17,13 @@ from actors.records import Rollout, RolloutTask
 from actors.replay import ReplayStore
 from actors.scorer import RewardFacts, Scorer
 from cluster.errors import RunFailed
+from cluster.member import PoolEvent
 from cluster.placement import Placement, RoleResources, actor_options
-from cluster.supervision import ActorPool, PoolEvent
+from cluster.program import only_here_as, program_of
+from cluster.sizing import Bounds
+from cluster.supervision import ActorPool
 from configs.schema import Config
+from learner.fleet import bounds_of
 from learner.learner_actor import LearnerActor
 from learner.pools import Newest, Pools
 from rewards.port import ClipBatch
@@ -88,13 +92,18 @@ class Roles:
         views = frozenset(view for facts in rewards.values() for view in facts.needs)
         arguments = (config.policy.checkpoint, config.codec.checkpoint, views, self._epoch, role.threads)
         spawn = self._spawner(GeneratorActor, role, *arguments)
-        size = config.actors.generators
-        return self._pool("generator", spawn, size, prepare=lambda handle: _activate(handle, newest))
+        prepare = lambda handle: _activate(handle, newest)  # noqa: E731
+        return self._pool("generator", spawn, config.actors.generators, prepare=prepare)
 
     def _scorers(self) -> ActorPool:
         role = self._placement.scorer
         spawn = self._spawner(Scorer, role, self._config.rewards, self._epoch, role.threads)
         return self._pool("scorer", spawn, self._config.actors.scorers)
+
+    def waiting(self) -> str:
+        """Which actors have not joined yet, in words."""
+        counts = {pool.name: (pool.ready, pool.size) for pool in self._started if pool.pending}
+        return ", ".join(f"{ready} of {size} {name}s" for name, (ready, size) in counts.items())
 
     def _learner(self) -> ActorPool:
         """Never restarted: its state lives in checkpoints, and the run goes on from there by a resume."""
@@ -120,6 +129,8 @@ class Roles:
     ) -> Callable[[int], ActorHandle]:
         """on_this_node: writes to the run folder, which lies on the driver's disk."""
         options = actor_options(role, on_this_node=on_this_node, local=self._local)
+        if not (on_this_node or self._local):
+            cls = only_here_as(cls, program_of())
         actor: Any = ray.remote(cls).options(**options)  # type: ignore[attr-defined]
         return lambda index: actor.remote(*arguments)
 
@@ -131,7 +142,8 @@ class Roles:
         max_restarts: int | None = None,
         prepare: Any = None,
     ) -> ActorPool:
-        actors = self._config.actors
+        actors, bounds = self._config.actors, bounds_of(self._config).get(name, Bounds(size, size))
+        grows = bounds.least < bounds.most
         pool = ActorPool(
             name,
             spawn,
@@ -140,7 +152,8 @@ class Roles:
             max_restarts=actors.max_restarts if max_restarts is None else max_restarts,
             on_event=self._on_event,
             prepare=prepare,
-            start_deadline_s=self._config.pipeline.stall_s,
+            start_deadline_s=actors.nodes_deadline_s if grows else self._config.pipeline.stall_s,
+            least=bounds.least,
         )
         self._started.append(pool)
         return pool

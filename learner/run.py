@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import signal
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from learner.run_folder import RunFolder
 
 # What imports ray is imported by the functions below: `ray_session` must set its environment first.
 
+TOLD_EVERY_S = 20.0  # of waiting for actors at the start
 RESUME_HINT = "go on with: python -m learner.main run.resume={}"
 
 
@@ -84,6 +86,8 @@ async def _run(
 
     beats = asyncio.create_task(heart.keep("its own loop"))  # ends with the loop
     placement = await plan_on_cluster(config)
+    for note in placement.notes:
+        progress.message(note)
     # in a thread: fetching a run from object storage may take longer than this loop may stand still
     folder = await asyncio.to_thread(RunFolder.reopen if config.run.resume else RunFolder.create, config, progress)
     progress.message(f"run folder: {folder.name}")
@@ -125,6 +129,7 @@ async def _loop(
     stops: list[Callable[[], None]],
 ) -> str:
     """Starts the actors and hands over to the controller; ends them whatever happens. -> Controller.stopped_by."""
+    from cluster.nodes import NodeWatch
     from learner.checkpoint import require_complete
     from learner.controller import Controller
     from learner.pools import Newest
@@ -142,10 +147,11 @@ async def _loop(
     progress.status("starting actors")
     roles = Roles(config, run_dir, epoch, placement, local, recorder.event)
     try:
-        crew = await roles.start(newest, tuple(held_out))
+        crew = await _started(roles, newest, tuple(held_out), progress)
         plan = TaskPlan(config, PromptCursor(train, config.run.seed), crew.frame_rate_hz)
+        nodes = None if local else NodeWatch()
         score = _scoring(config, crew, epoch)
-        controller = Controller(config, run_dir, crew.pools, newest, plan, score, recorder, ledger, folder.flush)
+        controller = Controller(config, run_dir, crew.pools, newest, plan, score, recorder, ledger, folder.flush, nodes)
         stops.append(controller.stop)
         recorder.watch(lambda: {**controller.live(), **folder.live()})
         await _while_owned(folder, controller.run(resume_from))
@@ -172,6 +178,18 @@ async def _while_owned(folder: RunFolder, run: Coroutine[Any, Any, None]) -> Non
         running.cancel()
         watching.cancel()
         await asyncio.wait({running, watching})
+
+
+async def _started(roles: Any, newest: Any, held_out: tuple[str, ...], progress: Progress) -> Any:
+    """The crew, as soon as everybody is there that the run cannot begin without. Waiting is said."""
+    starting, began_s = asyncio.ensure_future(roles.start(newest, held_out)), time.monotonic()
+    try:
+        while not (await asyncio.wait({starting}, timeout=TOLD_EVERY_S))[0]:
+            waited_s = time.monotonic() - began_s
+            progress.message(f"waiting for nodes, or for actors to start, for {waited_s:.0f} s: {roles.waiting()}")
+        return starting.result()
+    finally:
+        starting.cancel()
 
 
 def _scoring(config: Config, crew: Any, epoch: str) -> Callable[[Any, int], Coroutine[Any, Any, Any]]:

@@ -23,6 +23,7 @@ class Standing:
         self.status = "starting"
         self.alarm = ""  # the newest one
         self.storage = ""  # what the run waits for, while object storage takes no write
+        self.actors = ""  # how many there are, where that changes
         self.reward_history: list[float] = []
         self._recent: deque[Row] = deque(maxlen=WINDOW)
         self._first: dict[str, float] = {}

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from cluster.errors import RunFailed
+from cluster.member import CallUnderWay
 from cluster.stacks import Whereabouts, describe, own_stacks
-from cluster.supervision import CallUnderWay
 from configs.schema import PipelineConfig
 from learner.activity import Activity
 

@@ -126,12 +126,19 @@ def pipeline(pace: Pace) -> list[Alert]:
         ),
         Alert(
             "ActorsMissing",
-            f"max by (run, role) ({family('actors_ROLE')})"
-            f" < max by (run, role) (max_over_time({family('actors_ROLE')}[{pace.span(3600)}]))",
+            f"max by (run, role) ({family('actors_ROLE')}) < max by (run, role) ({family('wanted_ROLE')})",
             600,
             "warning",
             "{{ $labels.run }}: a {{ $labels.role }} was lost and its place stays empty",
             "The cluster has no room for it: look at the group's size and at pending nodes.",
+        ),
+        Alert(
+            "NodesAwaited",
+            f"max by (run) ({series('nodes_wait')}) > on (run) (0.5 * max by (run) ({series('nodes_wait_bound')}))",
+            0,
+            "warning",
+            "{{ $labels.run }}: actors have waited for nodes for {{ $value | humanizeDuration }}",
+            "At actors.nodes_deadline_s the run goes on without them. Look at quotas, and at what `ray status` says.",
         ),
         Alert(
             "ReplayStoreFull",

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from actors.scorer import Scorer
 from actors.scorer_pool import ScorerPool
 from cluster.errors import RunFailed
-from cluster.supervision import ActorPool, PoolEvent
+from cluster.member import PoolEvent
+from cluster.supervision import ActorPool
 from configs.schema import RewardConfig
 from rewards.port import ClipBatch, ScoreTable
 
@@ -185,6 +186,7 @@ def test_a_clip_that_kills_its_process_is_tried_twice(on_ray: OnRay) -> None:
 
 
 def test_kill_9_of_a_scorer_is_not_the_rewards_fault(on_ray: OnRay) -> None:
+    on_ray.runner.run(on_ray.pool.call("facts"))  # a new one stands ready
     pid = ray.get(on_ray.pool.handles[0].__ray_call__.remote(lambda scorer: os.getpid()), timeout=60)
     os.kill(pid, signal.SIGKILL)
     table, events = on_ray.score("fine", "fine")

@@ -15,8 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
+from ray._private.services import get_node_ip_address
 
 from configs.paths import PROJECT_ROOT
 
@@ -53,15 +55,31 @@ class RayCluster:
 
 
 @contextmanager
-def ray_cluster(cpus: int, token: str = "", resources: Mapping[str, float] | None = None) -> Iterator[RayCluster]:
-    """A head with `cpus` CPUs and `resources`; with a token, nobody without it is served."""
+def ray_cluster(
+    cpus: int,
+    token: str = "",
+    resources: Mapping[str, float] | None = None,
+    groups: Mapping[str, Mapping[str, Any]] | None = None,
+    idle_s: float = 6.0,
+) -> Iterator[RayCluster]:
+    """A head with `cpus` CPUs and `resources`; with a token, nobody without it is served.
+
+    groups: node types (`resources`, `max_workers`) that Ray's own autoscaler starts on machines that are simulated by
+    processes here, and gives back after `idle_s` without work.
+    """
     folder = Path(tempfile.mkdtemp(prefix="rayhead"))  # short: it holds Unix sockets
     dashboard, gcs = free_port(), free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment["PATH"] = f"{Path(RAY).parent}{os.pathsep}{environment['PATH']}"  # as in an activated environment
+    environment["PYTHONPATH"] = str(PROJECT_ROOT)
     environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "OMP_WAIT_POLICY": "PASSIVE"}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
     command = [RAY, "start", "--head", f"--port={gcs}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
+    if groups is not None:
+        launch = simulated_launch(groups, {"CPU": cpus, **(resources or {})}, idle_s, f"{get_node_ip_address()}:{gcs}")
+        (folder / "autoscaler.yaml").write_text(json.dumps(launch))  # JSON is YAML
+        command += [f"--autoscaling-config={folder / 'autoscaler.yaml'}"]
+        environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     command += [f"--temp-dir={folder}", f"--num-cpus={cpus}", f"--object-store-memory={STORE_BYTES}"]
     command += ["--disable-usage-stats", "--metrics-export-port=0", f"--resources={json.dumps(resources or {})}"]
     command += ["--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0"]
@@ -71,6 +89,32 @@ def ray_cluster(cpus: int, token: str = "", resources: Mapping[str, float] | Non
         yield RayCluster(folder, f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", environment)
     finally:
         _end(folder, before)
+
+
+def simulated_launch(
+    groups: Mapping[str, Mapping[str, Any]], head: Mapping[str, float], idle_s: float, gcs: str
+) -> dict[str, Any]:
+    """A launcher's whole configuration: Ray's simulated provider fills in no defaults."""
+    types = {name: {"node_config": {}, "min_workers": 0, **group} for name, group in groups.items()}
+    provider = {"type": "fake_multinode", "gcs_address": gcs, "use_node_id_as_ip": True, "disable_node_updaters": True}
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    return {
+        "cluster_name": "musicrl-simulated",
+        "max_workers": sum(group["max_workers"] for group in groups.values()),
+        "upscaling_speed": 10,
+        "idle_timeout_minutes": idle_s / 60,
+        "provider": {**provider, "disable_launch_config_check": True},
+        "head_node_type": "head",
+        "available_node_types": {"head": {"resources": dict(head), "node_config": {}, "max_workers": 0}, **types},
+        **{f"{name}_commands": [] for name in commands},
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+    }
 
 
 def free_port() -> int:

@@ -45,6 +45,17 @@ class Worker:
             time.sleep(600)
         return "awake"
 
+    def nap(self, seconds: float) -> int:
+        time.sleep(seconds)
+        return os.getpid()
+
+    def nap_once(self, mark: str, seconds: float) -> int:
+        """Whoever does it again is at once done."""
+        if not Path(mark).exists():
+            Path(mark).touch()
+            time.sleep(seconds)
+        return os.getpid()
+
     def hang(self) -> None:
         time.sleep(600)
 

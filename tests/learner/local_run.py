@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,17 @@ class World:
     calls: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     started: list[tuple[int, int]] = field(default_factory=list)  # (task, version) of each rollout
+    resize_share: float = 0.0  # chance, at each turn, that there are more or fewer generators from then on
+    generator_pool: Any = None
+    retired: list[Any] = field(default_factory=list)
 
     async def turns(self) -> None:
         """Lets the others run a while; the crash, if it is due."""
         self.calls += 1
         if self.calls == self.crash_at_call:
             raise Crash
+        if self.noise.random() < self.resize_share and self.generator_pool is not None:
+            self.generator_pool.resize(int(self.noise.integers(1, 6)))
         for _ in range(int(self.noise.integers(0, 12))):
             await asyncio.sleep(0)
 
@@ -63,8 +69,11 @@ class LocalPool:
 
     def __init__(self, name: str, world: World, members: list[Any], newest: Newest | None = None) -> None:
         self.name, self.size, self.ready, self.restarts = name, len(members), len(members), 0
+        self.pending, self.longest_wait_s, self.handed_back, self.late = 0, 0.0, 0, 0
+        self.nodes: frozenset[str] = frozenset()
         self._world, self._newest = world, newest
         self._idle: asyncio.Queue[Any] = asyncio.Queue()
+        self._member = copy(members[0])
         for member in members:
             self._idle.put_nowait(member)
 
@@ -82,6 +91,14 @@ class LocalPool:
 
     async def refresh(self) -> None:
         await self._world.turns()
+
+    def resize(self, size: int) -> None:
+        """Members are equal: more of the first kind, or fewer once they are free."""
+        for _ in range(size - self.size):
+            self._idle.put_nowait(copy(self._member))
+        for _ in range(self.size - size):
+            self._world.retired.append(asyncio.ensure_future(self._idle.get()))
+        self.size = self.ready = size
 
     def under_way(self) -> list[Any]:
         return []
@@ -161,6 +178,9 @@ class RowList:
     def alarm(self, text: str) -> None: ...
 
     def stall(self, stall: Any) -> None: ...
+    def message(self, text: str) -> None: ...
+
+    def actors(self, text: str) -> None: ...
 
 
 def small_config(steps: int, batch: int, rollout: int, max_staleness: int) -> Config:
@@ -178,8 +198,11 @@ def go(world: World, resume: bool = False) -> None:
 
     async def main() -> None:
         config, newest = world.config, Newest()
+        world.generator_pool = LocalPool(
+            "generator", world, [LocalGenerator(world) for _ in range(world.generators)], newest
+        )
         pools = Pools(
-            LocalPool("generator", world, [LocalGenerator(world) for _ in range(world.generators)], newest),
+            world.generator_pool,
             LocalPool("scorer", world, [object()]),
             LocalPool("replay", world, [ReplayStore(world.folder / "replay", EPOCH)]),
             LocalPool("learner", world, [LocalLearner()]),

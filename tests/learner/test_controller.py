@@ -80,19 +80,37 @@ def test_after_crashes_the_run_ends_with_each_row_trained_once(seed: int, stalen
         check_trained_once(world)
 
 
+TIMING = ("time_unix", "seconds_step", "audio_seconds_per_second", "rows_duplicate", "replay_bytes")
+
+
+def what_was_learned(world: World) -> list[dict]:
+    skip = lambda name: name in TIMING or name.startswith(("seconds_", "busy_"))  # noqa: E731
+    return [{name: value for name, value in row.items() if not skip(name)} for row in world.rows]
+
+
+def trained(world: World) -> list[tuple]:
+    rows = read_rows(world.folder / "replay").to_pylist()
+    return sorted((row["trained_step"], row["row_id"], row["codes"]) for row in rows if row["trained_step"])
+
+
+@MANY
+@given(seed=st.integers(0, 10_000), generators=st.integers(1, 5), lost=st.sampled_from([0.0, 0.1]))
+def test_synchronous_results_do_not_depend_on_how_many_generators_there_are(
+    seed: int, generators: int, lost: float
+) -> None:
+    with tempfile.TemporaryDirectory() as fixed, tempfile.TemporaryDirectory() as changing:
+        one = world_in(fixed, seed, 0, 4, nan_share=0.2, generators=1)
+        go(one)
+        other = world_in(changing, seed + 1, 0, 4, nan_share=0.2, generators=generators, lost_share=lost)
+        other.resize_share = 0.2
+        go(other)
+        assert what_was_learned(other) == what_was_learned(one)
+        assert trained(other) == trained(one)
+
+
 @MANY
 @given(seed=st.integers(0, 10_000), crash_at_call=st.integers(1, 120))
 def test_a_resumed_synchronous_run_equals_the_uninterrupted_one(seed: int, crash_at_call: int) -> None:
-    timing = ("time_unix", "seconds_step", "audio_seconds_per_second", "rows_duplicate", "replay_bytes")
-
-    def what_was_learned(world: World) -> list[dict]:
-        skip = lambda name: name in timing or name.startswith(("seconds_", "busy_"))  # noqa: E731
-        return [{name: value for name, value in row.items() if not skip(name)} for row in world.rows]
-
-    def trained(world: World) -> list[tuple]:
-        rows = read_rows(world.folder / "replay").to_pylist()
-        return sorted((row["trained_step"], row["row_id"], row["codes"]) for row in rows if row["trained_step"])
-
     with tempfile.TemporaryDirectory() as straight, tempfile.TemporaryDirectory() as broken:
         whole = world_in(straight, seed, 0, nan_share=0.2)
         go(whole)

@@ -9,9 +9,9 @@ import pytest
 
 from cluster.errors import RunFailed
 from cluster.ledger import Ledger, current_stage
+from cluster.member import CallUnderWay, PoolEvent
 from cluster.metrics import MetricsTable
 from cluster.stacks import Whereabouts
-from cluster.supervision import CallUnderWay, PoolEvent
 from configs.schema import Config, PipelineConfig
 from learner import watchdog
 from learner.activity import Activity

@@ -20,6 +20,8 @@ UNITS = {
     "versions": "short",
     "actors": "short",
     "tasks": "short",
+    "calls": "short",
+    "answers": "short",
     "scores": "short",
     "alarms": "short",
 }

@@ -25,6 +25,11 @@ FLEET = Dashboard(
                 Panel("Nodes", (Query("count(ray_node_cpu_count)", "nodes"),), kind="number", width=4),
                 Panel("CPUs", (Query("sum(ray_node_cpu_count)", "CPUs"),), kind="number", width=4),
                 of_catalogue("Actors by role", "actors_ROLE", width=8, least=0),
+                of_catalogue("Wanted, by role", "wanted_ROLE", least=0),
+                of_catalogue("Pending, by role", "pending_ROLE", least=0),
+                of_catalogue("Waiting for nodes", "nodes_wait", "nodes_wait_bound", least=0),
+                of_catalogue("Calls handed back, by role", "handed_back_ROLE", least=0),
+                of_catalogue("Late answers refused, by role", "late_ROLE", least=0),
                 Panel(
                     "Restarts in an hour",
                     (
