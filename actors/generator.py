@@ -22,7 +22,7 @@ from codec.checkpoint import load_codec
 from policy.checkpoint import load_policy
 from policy.log_probs import gather, log_distribution
 from policy.port import SamplingSettings
-from policy.sampler import Sampler
+from policy.samplers import PolicySampler, sampler_of
 from rewards.port import ClipBatch, ClipView
 
 PROBE_TOLERANCE = 1e-4  # nats per token, between two machines that computed the same float32 sums
@@ -54,7 +54,7 @@ class Generator:
     ) -> None:
         torch.set_num_threads(threads)
         self._policy: Any = load_policy(policy_dir)
-        self._sampler = Sampler(self._policy)
+        self._sampler = sampler_of(self._policy)
         self._codec = load_codec(codec_dir)
         self._views = frozenset(views)
         self._epoch = epoch
@@ -165,7 +165,7 @@ def probe_log_prob(policy: Any, probe: Probe) -> float:
 
 
 @torch.inference_mode()
-def sampler_gap(policy: Any, sampler: Sampler) -> float:
+def sampler_gap(policy: Any, sampler: PolicySampler) -> float:
     """Largest difference of a few freshly sampled log-probabilities from the module's own."""
     settings, text = SamplingSettings(1.0, 1.0), policy.encode_text(("",))
     codes, log_probs = sampler.sample(text, [0], SAMPLER_CHECK_FRAMES, settings)

@@ -30,9 +30,7 @@ if TYPE_CHECKING:  # a folder in transformers' layout is described without torch
 TRANSFORMERS, AUDIOCRAFT = "transformers", "audiocraft"
 CONFIG, LANGUAGE_FILE, CODEC_FILE = "config.json", "state_dict.bin", "compression_state_dict.bin"
 SAFETENSORS, TORCH_BIN = "model.safetensors", "pytorch_model.bin"
-LICENCE = (
-    "weights by Meta AI, CC-BY-NC 4.0: not for commercial use, fine-tuned ones included, unless they say otherwise"
-)
+LICENCE = "Meta's weights, and what is tuned from them, are CC-BY-NC 4.0: not for commercial use"
 _LOOSE = ("*.th", "*.ckpt", "*.pt")  # what fine-tuning programs write: one file with audiocraft's tensor names
 _OTHER_TYPES = {
     "musicgen_melody": "MusicGen-Melody, which is conditioned by a prefix",
@@ -103,6 +101,14 @@ class MusicGenShapes:
     def delays(self) -> tuple[int, ...]:
         """Steps by which each codebook lags: one more for each; in stereo left and right go together."""
         return tuple(k // self.audio_channels for k in range(self.codebooks))
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the language model's weights."""
+        layer = 8 * self.width**2 + 2 * self.width * self.hidden + 6 * self.width
+        tokens = self.codebooks * self.width * (2 * self.entries + 1)
+        text = (self.text_width + 1) * self.width if self.project_text else 0
+        return self.layers * layer + tokens + text + 2 * self.width
 
     @property
     def max_frames(self) -> int:

@@ -24,7 +24,7 @@ from evaluation.judges import load_judges
 from evaluation.probes import AttributeJudge
 from evaluation.test_set import TestSet, load_test_set
 from policy.port import SamplingSettings
-from policy.sampler import Sampler
+from policy.samplers import sampler_of
 from policy.tiny_musiclm import TinyMusicLM
 from rewards.port import ClipBatch, RewardModel
 from rewards.quality import Quality
@@ -291,7 +291,7 @@ def base_figures(assets: Assets) -> list[Figure]:
 
 def base_clips(assets: Assets) -> ClipBatch:
     """Clips of the base policy for the first evaluation prompts, as an evaluation hears them."""
-    sampler, codes = Sampler(assets.policy), []
+    sampler, codes = sampler_of(assets.policy), []
     with torch.inference_mode():
         for start in range(0, len(assets.prompts), 32):
             prompts = assets.prompts[start : start + 32]

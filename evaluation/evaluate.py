@@ -19,9 +19,8 @@ from codec.port import Codec
 from evaluation.clips import Clips, clip_views, join_clips
 from evaluation.judges import Embedder
 from evaluation.score_rows import MIXTURE, rows_table
-from policy.port import SamplingSettings
-from policy.sampler import Sampler
-from policy.tiny_musiclm import TinyMusicLM
+from policy.port import Policy, SamplingSettings
+from policy.samplers import PolicySampler, sampler_of
 from rewards.port import ClipBatch, RewardModel
 
 log = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ class Evaluation:
 
 
 def evaluate_policy(
-    policy: TinyMusicLM,
+    policy: Policy,
     codec: Codec,
     panel: Panel,
     prompts: Sequence[str],
@@ -85,7 +84,7 @@ def evaluate_policy(
     The noise of a clip depends on (seed, position of the prompt) only: base and result get the same, whatever the
     batch size. `samples`: sounds kept in the result, of so many prompts; all others are heard by the scorers only.
     """
-    sampler = Sampler(policy)
+    sampler = sampler_of(policy)
     work = [(i, prompt, clip_seed(seed, i)) for seed in seeds for i, prompt in enumerate(prompts)]
     keep = min(samples, len(prompts))
     tables, codes, embeddings, scored, kept = [], [], [], [], []
@@ -112,8 +111,8 @@ def evaluate_policy(
 
 
 def sample_clips(
-    policy: TinyMusicLM,
-    sampler: Sampler,
+    policy: Policy,
+    sampler: PolicySampler,
     codec: Codec,
     work: Sequence[tuple[int, str, int]],
     seconds: float,
@@ -128,7 +127,7 @@ def sample_clips(
     return Clips(ids, prompts, seeds, codes.numpy().astype(np.uint16), pcm.numpy(), codec.sample_rate_hz)
 
 
-def decode(policy: TinyMusicLM, codec: Codec, codes: Tensor) -> Tensor:
+def decode(policy: Policy, codec: Codec, codes: Tensor) -> Tensor:
     """The sound of the acoustic streams. codes [B, K, T] -> pcm [B, C, N]."""
     acoustic = [row for row, stream in enumerate(policy.streams) if stream.kind == "acoustic"]
     return codec.decode(codes[:, acoustic].long()).clamp(-1.0, 1.0).float()
@@ -156,7 +155,7 @@ def clip_seed(seed: int, prompt_id: int) -> int:
     return int(np.random.SeedSequence([seed, prompt_id]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def frames_of(seconds: float, policy: TinyMusicLM) -> int:
+def frames_of(seconds: float, policy: Policy) -> int:
     return max(1, round(seconds * policy.frame_rate_hz))
 
 

@@ -31,8 +31,7 @@ from evaluation.statistics import (
     paired_gain,
 )
 from evaluation.test_set import TestSet
-from policy.port import SamplingSettings
-from policy.tiny_musiclm import TinyMusicLM
+from policy.port import Policy, SamplingSettings
 
 FEWEST_FITTING = 16  # prompts that real clips must fit before they are a yardstick of diversity
 
@@ -60,9 +59,9 @@ class FinalEvaluation:
 
 
 def evaluate_final(
-    base: TinyMusicLM,
-    result: TinyMusicLM,
-    reference: TinyMusicLM,
+    base: Policy,
+    result: Policy,
+    reference: Policy,
     codec: Codec,
     panel: Panel,
     plan: Plan,
@@ -94,7 +93,7 @@ def scores_summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     }
 
 
-def kl_summary(result: TinyMusicLM, reference: TinyMusicLM, after: Evaluation, plan: Plan) -> dict[str, Any]:
+def kl_summary(result: Policy, reference: Policy, after: Evaluation, plan: Plan) -> dict[str, Any]:
     """KL from the reference on the result's own clips, nats per clip (of the evaluation's length) and per token."""
     prompts = plan.prompts * len(plan.seeds)
     kl = kl_per_clip(result, reference, after.codes, prompts, plan.sampling, plan.batch_size)
@@ -132,8 +131,8 @@ def distance_summary(before: Evaluation, after: Evaluation, real: RealScores) ->
 
 
 def diversity_summary(
-    base: TinyMusicLM,
-    result: TinyMusicLM,
+    base: Policy,
+    result: Policy,
     codec: Codec,
     panel: Panel,
     plan: Plan,
@@ -184,7 +183,7 @@ def plain(value: Any) -> Any:
 
 
 def _evaluate(
-    policy: TinyMusicLM, codec: Codec, panel: Panel, plan: Plan, step: int, progress: Progress | None
+    policy: Policy, codec: Codec, panel: Panel, plan: Plan, step: int, progress: Progress | None
 ) -> Evaluation:
     return evaluate_policy(
         policy,

@@ -151,7 +151,7 @@ def generate(entries: Sequence[Entry], folder: Path, settings: MusicCapsSettings
     from evaluation.evaluate import clip_seed, sample_clips
     from policy.checkpoint import load_policy
     from policy.port import SamplingSettings
-    from policy.sampler import Sampler
+    from policy.samplers import sampler_of
 
     left = [(row, entry) for row, entry in enumerate(entries) if not (folder / f"{entry.ytid}.wav").is_file()]
     if not left:
@@ -161,7 +161,7 @@ def generate(entries: Sequence[Entry], folder: Path, settings: MusicCapsSettings
     most_s = policy.config.max_frames / policy.frame_rate_hz
     if settings.length_s > most_s:
         raise UserError(f"length_s: got {settings.length_s:g}, allowed at most {most_s:g}, the policy's longest clip")
-    sampler, sampling = Sampler(policy), SamplingSettings(settings.temperature, settings.guidance_scale)
+    sampler, sampling = sampler_of(policy), SamplingSettings(settings.temperature, settings.guidance_scale)
     for start in range(0, len(left), settings.batch_size):
         part = left[start : start + settings.batch_size]
         work = [(row, entry.caption, clip_seed(settings.seed, row)) for row, entry in part]

@@ -12,12 +12,11 @@ from evaluation.diversity import mean_pairwise_distance
 from evaluation.evaluate import Evaluation, Panel, clip_seed, evaluate_policy
 from evaluation.judges import Embedder
 from evaluation.score_rows import DIVERSITY, SCHEMA, rows_table
-from policy.port import SamplingSettings
-from policy.tiny_musiclm import TinyMusicLM
+from policy.port import Policy, SamplingSettings
 
 
 def diversity_rows(
-    policy: TinyMusicLM,
+    policy: Policy,
     codec: Codec,
     embedder: Embedder | None,
     prompts: Sequence[str],

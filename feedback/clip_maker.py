@@ -19,7 +19,7 @@ from feedback.repertoire import folder_of
 from feedback.takes import MadeClip, Take
 from policy.checkpoint import load_policy, policy_version
 from policy.port import SamplingSettings
-from policy.sampler import Sampler
+from policy.samplers import PolicySampler, sampler_of
 from policy.tiny_musiclm import TinyMusicLM
 
 KEPT_POLICIES = 8  # loaded at once; one that is asked for again is loaded again
@@ -30,7 +30,7 @@ class Player:
     """A policy that is loaded."""
 
     policy: TinyMusicLM
-    sampler: Sampler
+    sampler: PolicySampler
     version: str
 
 
@@ -102,7 +102,7 @@ class ClipMaker:
         folder = folder_of(self._places[take.policy], take.version)
         if folder not in self._players:
             policy = load_policy(folder)
-            self._players[folder] = Player(policy, Sampler(policy), policy_version(folder))
+            self._players[folder] = Player(policy, sampler_of(policy), policy_version(folder))
         self._players.move_to_end(folder)
         while len(self._players) > max(KEPT_POLICIES, 2 * len(self._places)):
             self._players.popitem(last=False)

@@ -20,7 +20,7 @@ from feedback.simulated_parameters import Parameters
 from feedback.simulated_utility import Heard, hear
 from policy.checkpoint import load_policy, policy_version
 from policy.port import SamplingSettings
-from policy.sampler import Sampler
+from policy.samplers import sampler_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PairSource:
     ) -> None:
         folders = [policy_dir, *([other_dir] if other_dir else [])]
         self._policies = [load_policy(folder) for folder in folders]
-        self._samplers, self._codec = [Sampler(policy) for policy in self._policies], load_codec(codec_dir)
+        self._samplers, self._codec = [sampler_of(policy) for policy in self._policies], load_codec(codec_dir)
         self._versions = np.array([policy_version(folder) for folder in folders], dtype=object)
         self._other_share = other_share if other_dir else 0.0
         self._prompts, self._sampling, self._seed = tuple(prompts), sampling, seed

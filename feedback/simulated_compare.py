@@ -84,10 +84,10 @@ def hear_policy(folder: Path, prompts: Sequence[str], parameters: Parameters, se
     from feedback.simulated_utility import hear, join_heard
     from policy.checkpoint import load_policy
     from policy.port import SamplingSettings
-    from policy.sampler import Sampler
+    from policy.samplers import sampler_of
 
     policy, codec, ear = load_policy(folder), load_codec(settings.codec), SimulatedEar.load(parameters.ear)
-    sampler, sampling = Sampler(policy), SamplingSettings(settings.temperature, 1.0)
+    sampler, sampling = sampler_of(policy), SamplingSettings(settings.temperature, 1.0)
     work = [(i, prompt, clip_seed(settings.seed, i)) for i, prompt in enumerate(prompts)]
     parts = []
     for start in range(0, len(work), 32):

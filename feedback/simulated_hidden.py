@@ -18,7 +18,7 @@ from evaluation.guard import kept_checkpoints
 from feedback.simulated_utility import SimulatedUtility
 from policy.checkpoint import load_policy
 from policy.port import SamplingSettings
-from policy.sampler import Sampler
+from policy.samplers import sampler_of
 from rewards.port import ClipBatch
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class HiddenUtility:
     def of_policy(self, folder: Path) -> np.ndarray:
         """-> [N] utility of one clip of each prompt."""
         policy = load_policy(folder)
-        sampler, frames = Sampler(policy), frames_of(self._settings.seconds, policy)
+        sampler, frames = sampler_of(policy), frames_of(self._settings.seconds, policy)
         acoustic = [row for row, stream in enumerate(policy.streams) if stream.kind == "acoustic"]
         seeds = [clip_seed(int(self._settings.hidden_seed), place) for place in range(len(self._prompts))]
         parts = []

@@ -30,10 +30,11 @@ def _run(words: Sequence[str]) -> None:
     config = load_config(words, located)
     use_endpoint(config.storage.endpoint)
     use_cache(config.storage.cache)
-    from learner.preflight import preflight  # here, so that a wrong key is answered before anything heavy loads
+    from learner.preflight import adopt_codec, preflight  # here: a wrong key is answered before anything heavy loads
     from rewards.preference_registry import pin_checkpoint
     from rewards.registry import pin_checkpoints
 
+    adopt_codec(config)
     pin_checkpoints(config.rewards)
     config.guard.second_preference = pin_checkpoint(config.guard.second_preference, "guard.second_preference")
     for note in preflight(config):

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster.working_copy import local_copy
+from codec.musicgen_folder import LICENCE, MusicGenFolder, is_musicgen_folder
 from configs.errors import UserError
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.json"
+MUSICGEN = "musicgen"
 _HEADER_LIMIT_BYTES = 100_000_000  # the format's own
 
 
@@ -76,6 +78,43 @@ class ModelFolder:
         if size != end:
             raise UserError(f"{self.field}: {path} is truncated: got {size} bytes, allowed {end}")
         return header
+
+
+class MusicGenModelFolder(ModelFolder):
+    """A MusicGen directory of either layout, speaking as a model folder does of its policy and of its codec."""
+
+    def __init__(self, path: str | Path, field: str) -> None:
+        self.path, self.field, self.kind = local_copy(path, field), field, MUSICGEN
+        folder = MusicGenFolder(self.path, field)
+        self.shapes, self.layout = folder.shapes, folder.layout
+        stream = {"kind": "acoustic", "size": self.shapes.entries}
+        self.config = {
+            "kind": MUSICGEN,
+            "streams": [stream] * self.shapes.codebooks,
+            "frame_rate_hz": self.shapes.frame_rate_hz,
+            "max_frames": self.shapes.max_frames,
+        }
+        self.header = {}
+
+    @property
+    def note(self) -> str:
+        """What a person should know before a run on it."""
+        sides = "stereo" if self.shapes.audio_channels == 2 else "mono"
+        return f"policy: MusicGen, {sides}, {self.parameters / 1e6:,.1f} M parameters, {self.layout} layout; {LICENCE}"
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the language model's weights."""
+        return self.shapes.parameters
+
+
+def open_model_folder(
+    path: str | Path, field: str, kinds: tuple[str, ...], others: tuple[str, ...] = ()
+) -> ModelFolder:
+    """The folder of a policy or codec, of this project's own kinds or a MusicGen. Raises UserError as those do."""
+    if MUSICGEN in kinds and is_musicgen_folder(local_copy(path, field)):
+        return MusicGenModelFolder(path, field)
+    return ModelFolder(path, field, kinds, others)
 
 
 def one_line(error: BaseException) -> str:

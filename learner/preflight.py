@@ -11,17 +11,19 @@ import socket
 from dataclasses import replace
 
 from cluster.working_copy import local_copy
+from codec.musicgen_folder import is_musicgen_folder
 from configs.errors import UserError
+from configs.paths import PROJECT_ROOT
 from configs.prompts import load_prompts
-from configs.schema import Config
-from learner.model_folder import VOCABULARY, ModelFolder
+from configs.schema import CodecConfig, Config
+from learner.model_folder import MUSICGEN, VOCABULARY, ModelFolder, MusicGenModelFolder, open_model_folder
 from learner.run_folder import RunFolder, nearest_existing
 from rewards.checkpoint import check_checkpoint, version_of
 from rewards.registry import check_rewards, find_target, local_checkpoint
 
 PREFERENCE = "preference"  # the reward, and the kind of its checkpoint
-POLICY_KINDS = ("tiny_musiclm",)
-CODEC_KINDS = ("magnitude_codec", "encodec")
+POLICY_KINDS = ("tiny_musiclm", MUSICGEN)
+CODEC_KINDS = ("magnitude_codec", "encodec", MUSICGEN)
 ENCODEC_RATE_HZ, ENCODEC_ENTRIES, ENCODEC_KBPS_PER_LEVEL = 75.0, 1024, 0.75
 MEL_RATE_HZ = 50.0  # spectra a second of codec.log_mel, which the magnitude codec folds into frames
 
@@ -44,9 +46,20 @@ def preflight(config: Config) -> list[str]:
     check_rewards_and_judges(config)
     check_guard(config)
     check_port(config.metrics.port)
-    notes = [check_disk(config, policy)]
+    notes = [policy.note] if isinstance(policy, MusicGenModelFolder) else []
+    notes.append(check_disk(config, policy))
     load_models(config, policy, codec)
     return notes
+
+
+def adopt_codec(config: Config) -> None:
+    """A MusicGen brings its own codec: where nobody chose another than the embedded one, the run takes it."""
+    embedded = CodecConfig().checkpoint
+    untouched = config.codec.checkpoint in (embedded, str(PROJECT_ROOT / embedded))
+    if not (untouched and config.policy.checkpoint):
+        return
+    if is_musicgen_folder(local_copy(config.policy.checkpoint, "policy.checkpoint")):
+        config.codec.checkpoint = config.policy.checkpoint
 
 
 def check_folder(config: Config) -> None:
@@ -70,12 +83,13 @@ def check_models(config: Config) -> tuple[ModelFolder, ModelFolder]:
             "policy.checkpoint: got '', allowed the folder of a policy, such as that of an earlier run: "
             "runs/NAME/checkpoints/step_300/policy"
         )
-    policy = ModelFolder(config.policy.checkpoint, "policy.checkpoint", POLICY_KINDS, (VOCABULARY,))
+    policy = open_model_folder(config.policy.checkpoint, "policy.checkpoint", POLICY_KINDS, (VOCABULARY,))
     reference_path = config.policy.reference or config.policy.checkpoint
-    reference = ModelFolder(reference_path, "policy.reference", POLICY_KINDS, (VOCABULARY,))
-    codec = ModelFolder(config.codec.checkpoint, "codec.checkpoint", CODEC_KINDS)
+    reference = open_model_folder(reference_path, "policy.reference", POLICY_KINDS, (VOCABULARY,))
+    codec = open_model_folder(config.codec.checkpoint, "codec.checkpoint", CODEC_KINDS)
     _check_streams(policy, reference, codec)
-    _check_vocabulary(policy, reference)
+    if policy.kind != MUSICGEN:
+        _check_vocabulary(policy, reference)
     _check_lengths(config, policy)
     return policy, codec
 
@@ -180,6 +194,9 @@ def load_models(config: Config, policy: ModelFolder, codec: ModelFolder) -> None
 
 
 def _check_streams(policy: ModelFolder, reference: ModelFolder, codec: ModelFolder) -> None:
+    if policy.kind != reference.kind:
+        got = f"{reference.kind} in {str(reference.path)!r}"
+        raise UserError(f"policy.reference: got a {got}, allowed a {policy.kind}, as policy.checkpoint is")
     own, anchor = _streams(policy), _streams(reference)
     if own != anchor:
         raise UserError(
@@ -233,6 +250,8 @@ def _named(streams: list[tuple[str, int]]) -> str:
 
 def _codec_facts(codec: ModelFolder) -> tuple[float, list[int]]:
     """Frames a second and entries of each codebook."""
+    if isinstance(codec, MusicGenModelFolder):
+        return codec.shapes.frame_rate_hz, [codec.shapes.entries] * codec.shapes.codebooks
     try:
         if codec.kind == "encodec":
             levels = round(float(codec.config.get("bandwidth_kbps", 6.0)) / ENCODEC_KBPS_PER_LEVEL)

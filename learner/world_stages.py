@@ -22,7 +22,7 @@ from learner.base_policy import fit_ngrams, measure_likelihood, train_base_polic
 from learner.supervised import SupervisedSettings
 from policy.checkpoint import load_policy
 from policy.port import SamplingSettings
-from policy.sampler import Sampler
+from policy.samplers import sampler_of
 from rewards.normalisation import measure_normalisation
 from rewards.port import ClipBatch
 from rewards.train import train_quality, train_text_adherence
@@ -154,7 +154,7 @@ class WorldBuilder:
     def base_clips(self) -> list[ClipBatch]:
         """Clips of the base policy for training prompts, as a run's scorers see them."""
         policy, codec = load_policy(self.models / "policy"), self.codec
-        sampler, texts = Sampler(policy), [row["prompt"] for row in prompts("train", NORMALISATION_CLIPS)]
+        sampler, texts = sampler_of(policy), [row["prompt"] for row in prompts("train", NORMALISATION_CLIPS)]
         acoustic = [k for k, stream in enumerate(policy.streams) if stream.kind == "acoustic"]
         frames, batches = round(NORMALISATION_SECONDS * policy.frame_rate_hz), []
         for start in range(0, len(texts), 64):
