@@ -333,7 +333,7 @@ class MusicGenFolder:
                 "audio_channels": channels,
                 "max_position_embeddings": 2048,
             },
-            "text_encoder": {"d_model": proj[1] if proj else 768},
+            "text_encoder": {"d_model": proj[1] if proj else width},
             "audio_encoder": audio,
             "project_text": proj is not None,
         }
