@@ -112,7 +112,7 @@ def open_model_folder(
     path: str | Path, field: str, kinds: tuple[str, ...], others: tuple[str, ...] = ()
 ) -> ModelFolder:
     """The folder of a policy or codec, of this project's own kinds or a MusicGen. Raises UserError as those do."""
-    if MUSICGEN in kinds and is_musicgen_folder(local_copy(path, field)):
+    if is_musicgen_folder(local_copy(path, field)):
         return MusicGenModelFolder(path, field)
     return ModelFolder(path, field, kinds, others)
 

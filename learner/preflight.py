@@ -22,8 +22,8 @@ from rewards.checkpoint import check_checkpoint, version_of
 from rewards.registry import check_rewards, find_target, local_checkpoint
 
 PREFERENCE = "preference"  # the reward, and the kind of its checkpoint
-POLICY_KINDS = ("tiny_musiclm", MUSICGEN)
-CODEC_KINDS = ("magnitude_codec", "encodec", MUSICGEN)
+POLICY_KINDS = ("tiny_musiclm",)
+CODEC_KINDS = ("magnitude_codec", "encodec")
 ENCODEC_RATE_HZ, ENCODEC_ENTRIES, ENCODEC_KBPS_PER_LEVEL = 75.0, 1024, 0.75
 MEL_RATE_HZ = 50.0  # spectra a second of codec.log_mel, which the magnitude codec folds into frames
 
