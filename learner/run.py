@@ -45,13 +45,13 @@ def run(config: Config) -> Path:
     ):
         try:
             folder, stopped_by = asyncio.run(_run(config, progress, ledger, local, heart))
+            progress.status("writing the report")
+            heart.beat("writing the report")
+            report = _finish(folder, heart)
         except Interrupted:
-            heart.beat("leaving Ray")
             raise KeyboardInterrupt from None
-        progress.status("writing the report")
-        heart.beat("writing the report")
-        report = _finish(folder, heart)
-        heart.beat("leaving Ray")
+        finally:
+            heart.beat("leaving Ray")
     shown = folder.shown(report)
     print(f"{stopped_by}; report: {shown}" if stopped_by else f"report: {shown}", flush=True)
     return report
@@ -89,7 +89,8 @@ async def _run(
     for note in placement.notes:
         progress.message(note)
     # in a thread: fetching a run from object storage may take longer than this loop may stand still
-    folder = await asyncio.to_thread(RunFolder.reopen if config.run.resume else RunFolder.create, config, progress)
+    with disk_errors(Path(config.run.resume or config.run.dir)):
+        folder = await asyncio.to_thread(RunFolder.reopen if config.run.resume else RunFolder.create, config, progress)
     progress.message(f"run folder: {folder.name}")
     heart.hint = RESUME_HINT.format(folder.name)
     try:

@@ -12,21 +12,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.faults.place import Place
+from tests.faults.schedule import Fault
+
 BYTES = 420 * 2**20  # the run asks for 200 MB and its own estimate before it starts
 
 
-class Disk:
+MOST_ROOM_BYTES = 150_000  # on a disk that is filled: for some more rows, or for part of a checkpoint
+
+
+class Disk(Place):
     """A mounted tmpfs with a run folder in it."""
 
     def __init__(self, mount: Path) -> None:
-        self.mount = mount
-        self.run_dir = mount / "run"
+        super().__init__(str(mount / "run"), mount / "run", roles=("disk",))
+        self._mount = mount
         self._ballast = mount / "ballast"
         self._read_only = False
 
+    def strike(self, fault: Fault) -> None:
+        if fault.kind == "fill":
+            self.fill(int(fault.chance * MOST_ROOM_BYTES))
+        else:
+            self.make_read_only()
+
     def fill(self, left_bytes: int) -> None:
         """Takes all space but `left_bytes`, in whole pages."""
-        free = shutil.disk_usage(self.mount).free
+        free = shutil.disk_usage(self._mount).free
         with self._ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(4096, free - left_bytes))
 

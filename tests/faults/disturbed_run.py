@@ -27,6 +27,7 @@ TITLES = {
     "node": "raylet",
     "gcs": "gcs_server",
 }
+GCS_MISSED_S = 80.0  # Ray's own processes give up after 60 s without their head service
 SLOW_STOPPED_S, SLOW_RUNNING_S = 0.05, 0.01
 
 
@@ -128,6 +129,8 @@ class DisturbedRun:
         if fault.kind == "kill":
             for pid, role in zip(hit, fault.role.split("+"), strict=False):
                 self._kill(pid, whole_group=role == "driver")
+            if fault.role == "gcs":  # actors talk to each other without it: a short run would be over before Ray ends
+                self._hold("learner", GCS_MISSED_S)
         elif fault.kind == "hang":
             _send(hit, signal.SIGSTOP)
         elif fault.kind == "pause":
@@ -142,6 +145,14 @@ class DisturbedRun:
                 _send(hit, signal.SIGCONT)
                 time.sleep(SLOW_RUNNING_S)
         return hit
+
+    def _hold(self, role: str, seconds: float) -> None:
+        """No step is finished meanwhile, unless the run ends first."""
+        pids, until = self.pids(role), time.monotonic() + seconds
+        _send(pids, signal.SIGSTOP)
+        while time.monotonic() < until and self.process.poll() is None:
+            time.sleep(0.2)
+        _send(pids, signal.SIGCONT)
 
     def kill(self) -> None:
         """Ends whatever is left of it."""

@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.audit import Audit, audit
-from tests.faults.disk import Disk
 from tests.faults.disturbed_run import DisturbedRun, Hangs
+from tests.faults.place import Place, local_place
 from tests.faults.schedule import Fault, Kind, draw
 from tests.system.tiny_world import TinyWorld, check_trained_once, metrics_of, steps_done
 
 LIMIT_S = 240.0  # for the start of a run, and for any step; a busy machine is not a hang
-ENDS = (("kill", "driver"), ("kill", "learner"), ("kill", "node"), ("kill", "gcs"), ("hang", "learner"))
+ENDS = (
+    *(("kill", role) for role in ("driver", "learner", "node", "gcs", "machine")),
+    ("hang", "learner"),
+    ("fill", "disk"),
+    ("lock", "disk"),
+)
 REASONS = {"fill": "No space left on device", "lock": "Read-only file system"}
-MOST_ROOM_BYTES = 150_000  # on a disk that is filled: for some more rows, or for part of a checkpoint
 ONLY = os.environ.get("FAULT", "")  # the number of one fault of the schedule, to repeat it alone
 
 
@@ -37,15 +41,15 @@ class Outcome:
 
 @dataclass
 class Scenario:
-    """A schedule on one run of the tiny world. settings: of the run, dots written as two underscores. disk: where the
-    run folder lies, for schedules that harm it."""
+    """A schedule on one run of the tiny world. settings: of the run, dots written as two underscores. place: of the run
+    folder; a local one where none is given."""
 
     name: str
     seed: int
     pairs: Sequence[tuple[Kind, str]]
     settings: dict[str, Any]
     detection_limit_s: float = LIMIT_S
-    disk: Disk | None = None
+    place: Place | None = None
     outcomes: list[Outcome] = field(default_factory=list)
     audited: Audit | None = None
     equal: bool | None = None  # final weights are those of an undisturbed run; None: not comparable
@@ -60,22 +64,24 @@ class Scenario:
 
     def run(self, world: TinyWorld, folder: Path) -> Path:
         """-> the run folder. Raises Hangs; AssertionError where the run ends otherwise than it should."""
-        run_dir, journal = self.disk.run_dir if self.disk else folder / "run", folder / "journal.jsonl"
+        self.place = place = self.place or local_place(folder)
+        self._journal = folder / "journal.jsonl"
         faults = list(enumerate(draw(self.seed, int(self.settings["learner__steps"]), self.pairs)))
         print(f"\n{self.label}: {len(faults)} faults; to repeat: {self.repeat}")
         print(*(f"  {number:2d}  {fault}" for number, fault in faults), sep="\n", flush=True)
-        run = DisturbedRun(world.arguments(run_dir, **self.settings), run_dir, journal)
+        run = self._start(world.arguments(Path("-"), **self.settings, run__dir=place.name))
         try:
             for number, fault in faults:
                 if ONLY in ("", str(number)):
-                    run = self._meet(run, Outcome(number, fault), journal)
+                    run = self._meet(run, Outcome(number, fault))
             assert run.wait_for_end(LIMIT_S) == 0, run.tail
         except AssertionError as error:
             struck = str(self.outcomes[-1].fault) if self.outcomes else "before the first fault"
             raise AssertionError(f"{self.label}, {struck}: {error}\nto repeat: {self.repeat}") from error
         finally:
             run.kill()
-        self.audited = audit(journal, run_dir / "replay")
+        run_dir = place.whole()
+        self.audited = audit(self._journal, run_dir / "replay")
         return run_dir
 
     def check(self, run_dir: Path) -> None:
@@ -88,71 +94,70 @@ class Scenario:
         assert self.audited.acknowledged > 0
         check_trained_once(run_dir)
 
-    def _meet(self, run: DisturbedRun, outcome: Outcome, journal: Path) -> DisturbedRun:
+    def _start(self, arguments: list[str]) -> DisturbedRun:
+        assert self.place is not None
+        return DisturbedRun(arguments, self.place.run_dir, self._journal, self.place.environment)
+
+    def _meet(self, run: DisturbedRun, outcome: Outcome) -> DisturbedRun:
         """One fault -> the run that goes on: the same process, or the one that resumed it."""
         self.outcomes.append(outcome)
         fault = outcome.fault
         run.wait_for_step(fault.step, LIMIT_S)
         time.sleep(fault.delay_s)
         outcome.step, struck = steps_done(run.run_dir), time.monotonic()
-        roles = fault.role.split("+")
-        if fault.role == "disk":
-            return self._meet_disk(run, outcome, struck, journal)
-        _wait_for(lambda: all(run.pids(role) for role in roles), f"a process of {fault.role}")
-        run.strike(fault)
+        self._strike(run, fault)
         if (fault.kind, fault.role) in ENDS:
-            return self._resume(run, outcome, struck, journal)
+            return self._resume(run, outcome, struck)
         if fault.kind in ("kill", "hang"):
             words = "died" if fault.kind == "kill" else "missed its deadline"
-            heard = [
-                _wait_for(lambda role=role: _replaced(run, role, words, struck), f"{role} {words}") for role in roles
-            ]
-            outcome.detected_s = max(heard) - struck
+            for role in fault.role.split("+"):
+                heard = _wait_for(lambda role=role: _replaced(run, role, words, struck), f"{role} {words}", run)
+                outcome.detected_s = max(outcome.detected_s or 0.0, heard - struck)
             outcome.end = "replaced"
         else:
             outcome.end = "went on"
         outcome.recovered_s = run.wait_for_step(steps_done(run.run_dir) + 1, LIMIT_S) - struck
         return run
 
-    def _meet_disk(self, run: DisturbedRun, outcome: Outcome, struck: float, journal: Path) -> DisturbedRun:
-        """The run ends with one line, is refused with one line while the harm lasts, and goes on after it."""
-        disk, fault = self.disk, outcome.fault
-        assert disk is not None
-        if fault.kind == "fill":
-            disk.fill(int(fault.chance * MOST_ROOM_BYTES))
-        else:
-            disk.make_read_only()
-        status = run.wait_for_end(self.detection_limit_s)
-        outcome.detected_s = time.monotonic() - struck
-        assert (status, REASONS[fault.kind] in run.last_line, "run.resume=" in run.last_line) == (1, True, True), (
-            run.tail
-        )
-        assert run.last_line.startswith("error: ") and "Traceback" not in run.tail, run.tail
-        with DisturbedRun([f"run.resume={run.run_dir}"], run.run_dir, journal) as refused:
-            assert refused.wait_for_end(LIMIT_S) == 2, refused.tail
-            assert refused.last_line.startswith("error: run.dir: ") and "Traceback" not in refused.tail, refused.tail
-        disk.mend()
-        return self._go_on(run, outcome, struck, journal)
+    def _strike(self, run: DisturbedRun, fault: Fault) -> None:
+        assert self.place is not None
+        if fault.role in self.place.roles:
+            if fault.role == "machine":
+                run.kill()
+            self.place.strike(fault)
+            return
+        _wait_for(lambda: all(run.pids(role) for role in fault.role.split("+")), f"a process of {fault.role}", run)
+        run.strike(fault)
 
-    def _resume(self, run: DisturbedRun, outcome: Outcome, struck: float, journal: Path) -> DisturbedRun:
-        fault = outcome.fault
+    def _resume(self, run: DisturbedRun, outcome: Outcome, struck: float) -> DisturbedRun:
+        """A run that ends, with one line where it can still speak, and its first step after a resume."""
+        assert self.place is not None
+        fault, place = outcome.fault, self.place
         status = run.wait_for_end(self.detection_limit_s)
         outcome.detected_s = time.monotonic() - struck
         assert status != 0, f"ended well although {fault}\n{run.tail}"
-        if fault.role == "learner":
+        print(f"  {outcome.number:2d}  ended with {status}: {run.last_line[:300]}", flush=True)
+        if fault.role in ("learner", "disk"):
             assert run.last_line.startswith("error: ") and "run.resume=" in run.last_line, run.tail
-        return self._go_on(run, outcome, struck, journal)
-
-    def _go_on(self, run: DisturbedRun, outcome: Outcome, struck: float, journal: Path) -> DisturbedRun:
-        """Resumes a run that ended, and waits for its first step."""
+            assert REASONS.get(fault.kind, "") in run.last_line and "Traceback" not in run.tail, run.tail
         run.kill()
-        again = DisturbedRun([f"run.resume={run.run_dir}"], run.run_dir, journal)
+        if fault.role == "disk":
+            self._refused()
+        place.mend()
+        again = self._start([f"run.resume={place.name}"])
         at = _wait_for(lambda: again.heard("resumed at step", 0.0), "resumed at step", again)
         line = next(line for when, line in again.lines if when == at)
         step = int(re.findall(r"resumed at step (\d+)", line)[0])
         outcome.recovered_s = again.wait_for_step(step + 1, LIMIT_S) - struck
         outcome.end = "resumed"
         return again
+
+    def _refused(self) -> None:
+        """While the harm lasts, a resume is refused in one line, before anything starts."""
+        assert self.place is not None
+        with self._start([f"run.resume={self.place.name}"]) as refused:
+            assert refused.wait_for_end(LIMIT_S) == 2, refused.tail
+            assert refused.last_line.startswith("error: run.dir: ") and "Traceback" not in refused.tail, refused.tail
 
 
 def _replaced(run: DisturbedRun, role: str, words: str, since: float) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.bucket import bucket
 from tests.faults.conftest import SYNC
 from tests.faults.disk import small_disk, unavailable
 from tests.faults.scenario import Scenario
@@ -36,6 +37,14 @@ BESIDE: Pairs = [
     ("pause", "generator"),
     ("pause", "replay"),
     ("slow", "learner"),
+]
+STORAGE: Pairs = [
+    ("cut", "storage"),
+    ("cut", "storage"),
+    ("flaky", "storage"),
+    ("kill", "machine"),
+    ("kill", "replay"),
+    ("kill", "learner"),
 ]
 DISK: Pairs = [("fill", "disk"), ("fill", "disk"), ("lock", "disk")]
 ASYNC = SYNC | {"pipeline__mode": "async", "pipeline__max_staleness": 2, "actors__generators": 2}
@@ -111,4 +120,15 @@ def test_a_disk_that_is_full_or_cannot_be_written_to(
     if reason := unavailable(tmp_path):
         pytest.skip(reason)
     with small_disk(tmp_path) as disk:
-        meet(Scenario("disk", seed, DISK, SYNC, disk=disk), world, tmp_path, table, undisturbed)
+        meet(Scenario("disk", seed, DISK, SYNC, place=disk), world, tmp_path, table, undisturbed)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", [10], ids=lambda seed: f"storage-{seed}")
+def test_object_storage_that_is_away_or_fails_and_a_machine_that_is_lost(
+    seed: int, world: TinyWorld, undisturbed: Path, tmp_path: Path, table: Table
+) -> None:
+    with bucket(tmp_path) as place:
+        settings = SYNC | {"storage__lease_s": 4, "storage__upload_s": 2, "storage__deadline_s": 120}
+        meet(Scenario("storage", seed, STORAGE, settings, place=place), world, tmp_path, table, undisturbed)

@@ -64,12 +64,15 @@ def test_a_learner_that_dies_ends_the_run_with_the_way_back(world: TinyWorld, tm
 @pytest.mark.slow
 def test_a_stall_ends_the_run_and_names_the_stage(world: TinyWorld, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    process = open_main(world.arguments(run_dir, learner__steps=400, pipeline__stall_s=60))
+    process = open_main(world.arguments(run_dir, learner__steps=400, pipeline__stall_s=60, pipeline__stall_warn_s=20))
     wait_for_step(process, run_dir, 3)
     os.kill(actor_pids(process, "LearnerActor")[0], signal.SIGSTOP)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 1
-    assert "no progress for 60 s (pipeline.stall_s) in: " in err.rstrip().splitlines()[-1]
+    last = err.rstrip().splitlines()[-1]
+    assert "no progress for 60 s (pipeline.stall_s) in: learn (1); waits for learner 0 step, pid " in last
+    assert "stopped (SIGSTOP" in last and f"run.resume={run_dir}" in last
+    assert (run_dir / "stalls.log").read_text().count("waits for learner 0 step") == 2  # told before it ended
 
 
 @pytest.mark.slow
