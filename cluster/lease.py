@@ -85,7 +85,7 @@ class Lease:
             content = _parsed(found)
             owner = Owner(**content["owner"])
             left_s = float(content["lease_s"]) - found.age_s
-            if left_s <= 0 or owner.is_dead():
+            if left_s <= 0 or owner.is_dead() or content["epoch"] == self.epoch:
                 break
             who = f"process {owner.pid} on {owner.host}"
             assert first is not None

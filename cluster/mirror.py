@@ -88,7 +88,9 @@ class Mirror:
         return request
 
     def close(self) -> None:
-        """Ends the thread, after one more try to bring everything over."""
+        """Ends the thread, after one more try to bring everything over. Further calls do nothing."""
+        if self._closing.is_set():
+            return
         last = self.flush()
         self._closing.set()
         wait([last], CLOSING_S)

@@ -9,6 +9,7 @@ comes out as one line of `StoreError`.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable
@@ -54,6 +55,28 @@ def endpoint_of_environment() -> str:
     return next((os.environ[name] for name in ENDPOINT_VARIABLES if os.environ.get(name)), "")
 
 
+def s3_files() -> Any:
+    """s3fs with the environment's endpoint and credentials, short waits and no memory of what it listed."""
+    who = tuple(os.environ.get(name, "") for name in ("AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "AWS_PROFILE"))
+    return _s3_files(endpoint_of_environment(), os.getpid(), who)
+
+
+@functools.lru_cache(maxsize=8)
+def _s3_files(endpoint: str, process: int, who: tuple[str, ...]) -> Any:
+    """One for all stores of a process: it is slow to make, and safe to share between threads."""
+    import s3fs  # here: it takes a second, and most commands never meet a URL
+
+    timeouts = {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S, "retries": {"max_attempts": 1}}
+    files = s3fs.S3FileSystem(
+        endpoint_url=endpoint or None,
+        config_kwargs=timeouts,
+        use_listings_cache=False,
+        skip_instance_cache=True,
+    )
+    files.retries = ATTEMPTS
+    return files
+
+
 @dataclass(frozen=True)
 class Stored:
     """What a listing says of an object."""
@@ -82,19 +105,7 @@ class ObjectStore:
         self.field = field
         self.url = f"{SCHEME}{self._bucket}/{self._prefix}"
         self._endpoint = endpoint_of_environment()
-        import s3fs  # here: it takes a second, and most commands never meet a URL
-
-        self._files: Any = s3fs.S3FileSystem(
-            endpoint_url=self._endpoint or None,
-            config_kwargs={
-                "connect_timeout": CONNECT_TIMEOUT_S,
-                "read_timeout": READ_TIMEOUT_S,
-                "retries": {"max_attempts": 1},
-            },
-            use_listings_cache=False,
-            skip_instance_cache=True,
-        )
-        self._files.retries = ATTEMPTS
+        self._files = s3_files()
 
     def names(self, under: str = "") -> dict[str, Stored]:
         """Every object whose name starts with `under`."""

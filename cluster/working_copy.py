@@ -50,6 +50,8 @@ def read_copy(url: str, wanted: Callable[[str, Collection[str]], bool], field: s
     with _locked(folder):
         try:
             names = store.names()
+            if "config.yaml" not in names:
+                raise UserError(f"{field}: got {url!r}, which has no config.yaml; allowed the folder of an earlier run")
             state = MirrorState.load(folder, store.url)
             for name, file in scan(folder).items():
                 if not state.is_current(name, file, names):

@@ -10,6 +10,7 @@
     real=DIR                real clips (default: test_clips beside the base policy, if there); real= for none
     batch_size=32           clips sampled at once
 
+RUN_DIR, base and policy may lie on object storage: s3://BUCKET/PREFIX.
 Writes RUN_DIR/evaluation_final.parquet and RUN_DIR/evaluation_summary.json, and renews RUN_DIR/report.html.
 
 `python -m evaluation.main compare …` compares systems by listeners' ratings (evaluation/compare.py).
@@ -21,7 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,13 +33,14 @@ from configs.command_line import exit_status_of
 from configs.load import load_stored
 from configs.prompts import load_prompts
 from configs.schema import Config
+from evaluation.run_place import RunPlace, newest_checkpoint
 
 
 @dataclass(frozen=True)
 class Options:
     """The command line, checked."""
 
-    run_dir: Path
+    run_dir: str
     prompts: str = ""
     n: int = 256
     seeds: int = 1
@@ -95,7 +96,7 @@ def parse(argv: Sequence[str]) -> Options:
             raise UserError(f"{key}: given twice")
         given[key] = value
     numbers = {key: _number(key, text) for key, text in given.items() if key in RANGES}
-    return Options(run_dir=Path(first), **{**given, **numbers})  # type: ignore[arg-type]
+    return Options(run_dir=first, **{**given, **numbers})  # type: ignore[arg-type]
 
 
 def _number(key: str, text: str) -> float:
@@ -113,20 +114,22 @@ def _number(key: str, text: str) -> float:
 
 def evaluate_run(options: Options) -> None:
     """Evaluate, print the table, write the files."""
-    config = load_stored(options.run_dir, "RUN_DIR")
-    found = newest_policy(options.run_dir)
+    place = RunPlace(options.run_dir)
+    config = load_stored(place.folder, "RUN_DIR")
+    found = newest_policy(place.folder)
     if not options.policy and found is None:
         raise UserError(
             f"RUN_DIR: got {options.run_dir} without a complete checkpoint after step 0, allowed a run with one"
         )
     prompts = chosen_prompts(options, config)
-    result_dir, step = (Path(options.policy), 1) if options.policy or found is None else found
+    result_dir, step = (options.policy, 1) if options.policy or found is None else found
     # torch only from here on: wrong input is answered within a second
     from codec.checkpoint import load_codec
     from evaluation.final import evaluate_final
     from evaluation.final_table import print_table, progress_bars
     from evaluation.panel import load_panel
     from evaluation.report import write_report
+    from evaluation.run_data import FINAL_ROWS, SUMMARY
     from evaluation.test_set import load_test_set
     from policy.checkpoint import load_policy
 
@@ -146,10 +149,12 @@ def evaluate_run(options: Options) -> None:
             bars,
         )
     summary = {"base": str(base_dir), "result": str(result_dir), "learner_step": step, **final.summary}
-    write_parquet_atomic(options.run_dir / "evaluation_final.parquet", final.rows)
-    write_text_atomic(options.run_dir / "evaluation_summary.json", json.dumps(summary, indent=1) + "\n")
+    write_parquet_atomic(place.folder / FINAL_ROWS, final.rows)
+    write_text_atomic(place.folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    report = write_report(place.folder)
+    place.publish([FINAL_ROWS, SUMMARY, report.name])
     print_table(summary)
-    print(f"report: {write_report(options.run_dir)}")
+    print(f"report: {place.shown(report)}")
 
 
 def plan_of(options: Options, config: Config, prompts: list[str], step: int):
@@ -178,12 +183,9 @@ def chosen_prompts(options: Options, config: Config) -> list[str]:
 
 def newest_policy(run_dir: Path) -> tuple[Path, int] | None:
     """The policy of the newest checkpoint after step 0 that has its manifest (written last), and its step."""
-    steps = [
-        int(match[1])
-        for path in (run_dir / "checkpoints").glob("step_*/manifest.json")
-        if (match := re.fullmatch(r"step_([1-9]\d*)", path.parent.name))
-    ]
-    return (run_dir / "checkpoints" / f"step_{max(steps)}" / "policy", max(steps)) if steps else None
+    manifests = (run_dir / "checkpoints").glob("step_*/manifest.json")
+    step = newest_checkpoint(path.relative_to(run_dir).as_posix() for path in manifests)
+    return None if step is None else (run_dir / "checkpoints" / f"step_{step}" / "policy", step)
 
 
 def real_clips_dir(options: Options, base_dir: str | Path) -> Path | None:

@@ -15,14 +15,18 @@ import datetime
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
 from cluster.errors import UserError
+from cluster.object_store import SCHEME, endpoint_of_environment, is_url, s3_files
 from cluster.storage import write_bytes_atomic
+from cluster.store_errors import explained
 from rewards.checkpoint import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
 
 DEFAULT_REGISTRY = "runs/preference/registry"
@@ -52,8 +56,11 @@ class Registry:
 
     def __init__(self, place: str | Path = DEFAULT_REGISTRY) -> None:
         self.place = str(place).rstrip("/")
-        self._files, self._root = fsspec.core.url_to_fs(self.place)
-        self._local = "://" not in self.place
+        self._local = not is_url(self.place)
+        if self.place.startswith(SCHEME):
+            self._files, self._root = s3_files(), self.place.removeprefix(SCHEME)
+        else:
+            self._files, self._root = fsspec.core.url_to_fs(self.place)
 
     def add(self, directory: str | Path, parent: str = "") -> Entry:
         """Enters the trained model in `directory` as a candidate; a version that is there already stays as it is."""
@@ -107,8 +114,8 @@ class Registry:
 
     def entries(self) -> list[Entry]:
         """All versions, oldest first."""
-        found = self._files.glob(f"{self._root}/versions/*/entry.json")
-        entries = [Entry(**json.loads(self._files.cat_file(path))) for path in found]
+        found = self._answered(lambda: self._files.glob(f"{self._root}/versions/*/entry.json"))
+        entries = [Entry(**json.loads(self._answered(partial(self._files.cat_file, path)))) for path in found]
         return sorted(entries, key=lambda entry: (entry.added, entry.version))
 
     def directory(self, version: str) -> Path:
@@ -130,17 +137,27 @@ class Registry:
         self._write(f"versions/{entry.version}/entry.json", text.encode())
 
     def _exists(self, name: str) -> bool:
-        return bool(self._files.exists(f"{self._root}/{name}"))
+        return bool(self._answered(lambda: self._files.exists(f"{self._root}/{name}")))
 
     def _read(self, name: str) -> bytes:
-        return bytes(self._files.cat_file(f"{self._root}/{name}"))
+        return bytes(self._answered(lambda: self._files.cat_file(f"{self._root}/{name}")))
 
     def _write(self, name: str, data: bytes) -> None:
         """Whole or not at all: by rename in a folder, by one object on object storage."""
         if self._local:
             write_bytes_atomic(Path(self._root) / name, data)
         else:
-            self._files.pipe_file(f"{self._root}/{name}", data)
+            self._answered(lambda: self._files.pipe_file(f"{self._root}/{name}", data))
+
+    def _answered(self, ask: Callable[[], Any]) -> Any:
+        """Raises UserError, in one line, for what object storage answers instead."""
+        if not self.place.startswith(SCHEME):
+            return ask()
+        try:
+            return ask()
+        except Exception as error:  # s3fs's, botocore's, the network's: `explained` knows them
+            said = explained(error, "access", self._root.split("/")[0], endpoint_of_environment())
+            raise UserError(f"registry: {self.place}: {said}") from error
 
 
 def resolve_checkpoint(text: str, field: str = "rewards.preference.checkpoint") -> str:

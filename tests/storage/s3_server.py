@@ -86,19 +86,16 @@ class Seeded:
 
 
 class S3Server:
-    """Buckets live as long as the process; each server starts with none."""
+    """One at a time in a process: its buckets live in the process, and each new server starts with none."""
 
     def __init__(self) -> None:
-        import moto.backends
-
-        moto.backends.get_backend("s3").reset()
         self.requests: list[Request] = []
         self._faults: list[Fault] = []
         self._application = DomainDispatcherApplication(create_backend_app)
         self._server: BaseWSGIServer | None = None
         self._thread: threading.Thread | None = None
         self.port = 0
-        self.start()
+        self.reset()
 
     def __enter__(self) -> S3Server:
         return self
@@ -114,6 +111,16 @@ class S3Server:
     def environment(self) -> dict[str, str]:
         """What a process needs to use this server."""
         return {**KEYS, "AWS_ENDPOINT_URL_S3": self.url}
+
+    def reset(self) -> None:
+        """As new: no bucket, no fault, no request seen, and it listens."""
+        import moto.backends
+
+        moto.backends.get_backend("s3").reset()
+        self.requests.clear()
+        self._faults.clear()
+        if self._server is None:
+            self.start()
 
     def start(self) -> None:
         """Listens, on the same port as before."""
@@ -165,7 +172,7 @@ class S3Server:
         else:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         body = f"<?xml version='1.0'?><Error><Code>{answer.code}</Code><Message>a planted fault</Message></Error>"
-        data = b"" if request.method == "HEAD" else body.encode()
+        data = b"" if request.method == "HEAD" or answer.status < 400 else body.encode()
         headers = {"Content-Type": "application/xml", "Content-Length": str(len(data)), **answer.headers}
         start_response(f"{answer.status} Planted", list(headers.items()))
         return [data]
