@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from cluster.weight_bus import Publication, receive
+from actors.published import PublishedWeights
+from cluster.weight_bus import Publication
 from codec.checkpoint import load_codec
 from configs.schema import Config
 from evaluation.evaluate import Evaluation, Panel, evaluate_policy
@@ -48,28 +49,19 @@ class Evaluator:
         self._epoch = epoch
         self._prompts = tuple(prompts[: config.evaluation.prompts])
         self._policy = load_policy(config.policy.checkpoint)
+        self._weights = PublishedWeights(self._policy)
         self._codec = load_codec(config.codec.checkpoint)
         self._panel: Panel = load_panel(config.rewards, config.evaluation.judges, config.guard.second_preference)
 
     def evaluate(self, publication: Publication, learner_step: int, run_dir: str) -> EvaluationSummary:
         """Evaluate the published weights as checkpoint `learner_step`."""
-        self._activate(receive(publication))
+        self._weights.load(publication)
         result = self._sample_and_score(learner_step)
         folder = write_samples(Path(run_dir), learner_step, result.clips, result.scores)
         apart = self._diversity(learner_step, result)
         means = result.means | ({DIVERSITY: float(np.mean(apart["score"]))} if len(apart) else {})
         rows = pa.concat_tables([result.rows, apart])
         return EvaluationSummary(learner_step, self._epoch, means, self._panel.in_reward, rows, str(folder))
-
-    def _activate(self, weights: dict[str, np.ndarray]) -> None:
-        """Copy the published views (read-only, shared by every reader) into this actor's own module."""
-        own = dict(self._policy.named_parameters())
-        if own.keys() != weights.keys():
-            odd = sorted(own.keys() ^ weights.keys())
-            raise ValueError(f"published weights: {len(odd)} names differ from the policy's, the first is {odd[0]}")
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(torch.from_numpy(np.array(weights[name])))
 
     def _sample_and_score(self, learner_step: int) -> Evaluation:
         settings = self._config.evaluation

@@ -8,16 +8,17 @@ computed again from the module, and the sampler's own log-probabilities are comp
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from actors.published import PublishedWeights
 from actors.records import Rollout, RolloutTask
 from cluster.errors import RunFailed
-from cluster.weight_bus import Probe, Publication, Transport, receive
+from cluster.weight_bus import FETCH_DEADLINE_S, Probe, Publication
 from codec.checkpoint import load_codec
 from policy.checkpoint import load_policy
 from policy.log_probs import gather, log_distribution
@@ -49,16 +50,15 @@ class Generator:
         views: Collection[ClipView],
         epoch: str,
         threads: int,
-        transport: Transport | None = None,
-        deadline_s: float = 60.0,
+        deadline_s: float = FETCH_DEADLINE_S,
     ) -> None:
         torch.set_num_threads(threads)
         self._policy: Any = load_policy(policy_dir)
+        self._weights = PublishedWeights(self._policy)
         self._sampler = sampler_of(self._policy)
         self._codec = load_codec(codec_dir)
         self._views = frozenset(views)
         self._epoch = epoch
-        self._transport = transport
         self._deadline_s = deadline_s
         self._active: Activation | None = None
 
@@ -70,7 +70,7 @@ class Generator:
         """Fetches the weights, puts them into the module and the sampler, and proves that both compute with them.
 
         Doing it again is free. Raises RunFailed for weights of another incarnation or an older version, for ones that
-        do not fit, and where the proof fails; TimeoutError where they do not arrive.
+        do not fit, and where the proof fails; and what cluster.weight_bus.receive_into raises.
         """
         if publication.epoch != self._epoch:
             raise RunFailed(f"weights: got epoch {publication.epoch}, allowed {self._epoch}")
@@ -81,7 +81,7 @@ class Generator:
             return self._active
         started = time.perf_counter()
         self._active = None
-        load_weights(self._policy, receive(publication, self._transport, self._deadline_s))
+        self._weights.load(publication, self._deadline_s)
         self._sampler.refresh()
         log_prob = self._prove(publication)
         seconds = time.perf_counter() - started
@@ -138,21 +138,6 @@ class Generator:
                 f"{publication.probe.log_prob:.6f} at the learner"
             )
         return log_prob
-
-
-def load_weights(policy: torch.nn.Module, weights: Mapping[str, np.ndarray]) -> None:
-    """Copies published tensors into the module's own, whatever device they are on.
-
-    Raises RunFailed where names or shapes differ.
-    """
-    own = policy.state_dict()
-    if own.keys() != weights.keys():
-        raise RunFailed(f"weights: tensors {sorted(own.keys() ^ weights.keys())[:3]} are on one side only")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            if tuple(tensor.shape) != weights[name].shape:
-                raise RunFailed(f"weights: {name} is {list(weights[name].shape)}, allowed {list(tensor.shape)}")
-            tensor.copy_(torch.tensor(weights[name]))  # never an alias: the view is shared by every reader
 
 
 @torch.inference_mode()

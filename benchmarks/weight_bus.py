@@ -1,12 +1,15 @@
-"""From new weights at the learner to a generator that samples with them: publish, receive, activate.
+"""From new weights at the publisher to modules that compute with them, in other processes: every backend, in turns.
 
-    python -m benchmarks.weight_bus [megabytes=10,100,400] [rounds=7] [policy=DIRECTORY]
+    python -m benchmarks.weight_bus [megabytes=50,200,400] [receivers=1,2,4] [rounds=5] [policy=DIRECTORY]
 
-Publish and receive are timed through Ray's object store into another process, beside the two things one would write
-first: passing the dict of numpy arrays, and passing a dict of torch tensors. The bus checks what it received, so it has
-read every page; numpy's views have not been touched yet when they are timed. Activate is a whole `Generator.activate`
-(checksum, copy, the sampler's packing, the proof by probe) of a policy of the shipped size; only with `policy=`, and
-with the run's codec beside it (assets/tiny/codec). Variants take turns.
+A turn is timed from the call of `publish` until every receiver has the weights in its own torch module, checked. Beside
+it stands the least that such a node has to do: memcpy once into shared memory, then once into each receiver's module,
+all receivers at the same time, through the same calls of actors and unchecked. Ratios are taken turn by turn.
+
+Memory is what a process holds for itself (USS) after some publications, beyond its own module or weights.
+
+With `policy=` a whole `Generator.activate` (checked copy, the sampler's packing, the proof by probe) of that policy,
+with the run's codec beside it (assets/tiny/codec).
 """
 
 from __future__ import annotations
@@ -16,77 +19,141 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import ray
 import torch
 
-from cluster.weight_bus import InProcess, WeightBus, receive
+from actors.published import PublishedWeights
+from cluster.weight_bus import Publication, WeightBus
+from cluster.weight_layout import by_bucket
+from cluster.weight_transports import InProcess, make_transport
+from configs.command_line import exit_status_of, parse_settings
+from configs.schema import WeightsConfig
 
 TENSORS = 60
+SPARE_BYTES = 256 * 2**20
+BACKENDS = ("object_store", "collective")
+COPIES = (
+    5  # of the weights, beside two for each receiver: publisher's own, its broadcast copy, the store's two, memcpy's
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    megabytes: str = "50,200,400"
+    receivers: str = "1,2,4"
+    rounds: int = 5
+    policy: str = ""
+
+
+class Receiver:
+    """A process with a module of some size."""
+
+    def __init__(self, megabytes: int) -> None:
+        torch.set_num_threads(1)
+        self._module = torch.nn.ParameterDict({name: torch.zeros(_size(megabytes)) for name in _names()})
+        for parameter in self._module.values():
+            parameter.data.fill_(1.0)  # its pages exist
+        self._weights = PublishedWeights(self._module)
+
+    def load(self, publication: Publication) -> None:
+        self._weights.load(publication)
+
+    def copy(self, publication: Publication) -> None:
+        """memcpy, and nothing else."""
+        own = self._module.state_dict()
+        with publication.ticket.open(publication, 60.0) as buckets:
+            for bucket, specs in zip(buckets, by_bucket(publication.spec), strict=True):
+                for tensor, spec in zip(bucket, specs, strict=True):
+                    np.copyto(own[spec.name].numpy(), tensor)
+
+    def own_bytes(self) -> int:
+        return _own_bytes()
 
 
 def main(arguments: list[str]) -> None:
-    options = {"megabytes": "10,100,400", "rounds": "7", "policy": ""} | dict(a.split("=", 1) for a in arguments)
-    rounds = int(options["rounds"])
+    settings = parse_settings(arguments, Settings())
+    sizes, counts = (sorted(map(int, text.split(","))) for text in (settings.megabytes, settings.receivers))
     torch.set_num_threads(1)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=2 * 2**30)
-    reader: Any = ray.remote(num_cpus=0)(_reader_class()).remote()
-    ray.get(reader.ready.remote())
-    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs, {rounds} rounds; median (min .. max) ms\n")
-    print("| weights | variant | send | until usable in another process |\n|---|---|---|---|")
-    for megabytes in map(int, options["megabytes"].split(",")):
-        for variant, (send, take) in _measure(reader, megabytes, rounds).items():
-            print(f"| {megabytes} MB | {variant} | {_spread(send)} | {_spread(take)} |")
+    store_bytes = int(3.2 * max(sizes) * 2**20) + 2**27
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=store_bytes)
+    print(f"{os.cpu_count()} CPUs, {settings.rounds} turns; median (min .. max)\n")
+    print("| weights | receivers | variant | publish ms | all active after ms | over memcpy | held beside, MB | load |")
+    print("|---|---|---|---|---|---|---|---|")
+    for megabytes in sizes:
+        for count in counts:
+            needed, free = (COPIES + 2 * count) * megabytes * 2**20, psutil.virtual_memory().available
+            if needed > free:
+                print(
+                    f"| {megabytes} MB | {count} | left out: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free |"
+                )
+                continue
+            _measure(megabytes, count, settings.rounds)
     ray.shutdown()
-    if options["policy"]:
-        _activation(Path(options["policy"]), rounds)
+    if settings.policy:
+        _activation(Path(settings.policy), settings.rounds)
 
 
-def _measure(reader: Any, megabytes: int, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
+def _measure(megabytes: int, count: int, rounds: int) -> None:
     rng = np.random.default_rng(0)
-    size = megabytes * 2**20 // 4 // TENSORS
-    weights = {f"layer_{i}": rng.standard_normal(size, dtype=np.float32) for i in range(TENSORS)}
-    tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
-    bus = WeightBus("benchmark")
-    sends: dict[str, tuple[Callable[[int], Any], Any]] = {
-        "weight bus": (lambda version: bus.publish(weights, version), reader.take_publication),
-        "dict of numpy": (lambda version: [ray.put(weights)], reader.take_dict),
-        "dict of torch": (lambda version: [ray.put(tensors)], reader.take_dict),
-    }
-    times: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
-    for turn in range(rounds + 1):
-        for name, (send, take) in sends.items():
-            begin = time.perf_counter()
-            sent = send(turn)
-            sent_s, took_s = time.perf_counter() - begin, ray.get(take.remote(sent))
-            if turn:  # the first one warms up
-                times[name][0].append(sent_s)
-                times[name][1].append(took_s)
-    return times
+    weights = {name: rng.standard_normal(_size(megabytes), dtype=np.float32) for name in _names()}
+    spare = np.ones(min(SPARE_BYTES, megabytes * 2**20), np.uint8)
+    receivers: list[Any] = [ray.remote(num_cpus=0)(Receiver).remote(megabytes) for _ in range(count)]
+    before = [_own_bytes(), *ray.get([receiver.own_bytes.remote() for receiver in receivers])]
+    buses = {backend: WeightBus("benchmark", make_transport(WeightsConfig(backend))) for backend in BACKENDS}
+    held: dict[str, str] = {"memcpy": ""}
+    for backend, bus in buses.items():  # first touch, and what is held afterwards
+        for version in range(2):
+            _turn(bus, weights, version, receivers)
+        now = [_own_bytes(), *ray.get([receiver.own_bytes.remote() for receiver in receivers])]
+        grown = [(late - early) / 2**20 for late, early in zip(now, before, strict=True)]
+        held[backend], before = f"publisher {grown[0]:.0f}, receiver {max(grown[1:]):.0f}", now
+    times: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    load = os.getloadavg()[0]
+    for version in range(2, 2 + rounds):
+        times["memcpy"].append(_least(buses["object_store"].kept[-1], weights, spare, receivers))
+        for backend, bus in buses.items():
+            times[backend].append(_turn(bus, weights, version, receivers))
+    for variant, pairs in times.items():
+        ratios = [sum(pair) / sum(least) for pair, least in zip(pairs, times["memcpy"], strict=True)]
+        ratio = (
+            "" if variant == "memcpy" else f"{statistics.median(ratios):.2f} ({min(ratios):.2f} .. {max(ratios):.2f})"
+        )
+        first, whole = _spread([pair[0] for pair in pairs]), _spread([sum(pair) for pair in pairs])
+        print(f"| {megabytes} MB | {count} | {variant} | {first} | {whole} | {ratio} | {held[variant]} | {load:.1f} |")
+    sys.stdout.flush()
+    for bus in buses.values():
+        bus.close()
+    for receiver in receivers:
+        ray.kill(receiver)
 
 
-def _reader_class() -> type:
-    class Reader:
-        """The other process: returns the seconds that it took until every tensor was at hand."""
+def _turn(bus: WeightBus, weights: dict[str, np.ndarray], version: int, receivers: list[Any]) -> tuple[float, float]:
+    """Seconds of `publish`, and from then until all have loaded."""
+    begin = time.perf_counter()
+    publication = bus.publish(weights, version)
+    published = time.perf_counter()
+    ray.get([receiver.load.remote(publication) for receiver in receivers])
+    return published - begin, time.perf_counter() - published
 
-        def ready(self) -> bool:
-            return True
 
-        def take_publication(self, publication: Any) -> float:
-            begin = time.perf_counter()
-            receive(publication)
-            return time.perf_counter() - begin
-
-        def take_dict(self, references: list[Any]) -> float:
-            begin = time.perf_counter()
-            ray.get(references)
-            return time.perf_counter() - begin
-
-    return Reader
+def _least(
+    publication: Publication, weights: dict[str, np.ndarray], spare: np.ndarray, receivers: list[Any]
+) -> tuple[float, float]:
+    """The same with memcpy: all weights through `spare`, whose pages exist, then into each module."""
+    begin, place = time.perf_counter(), 0
+    for array in weights.values():
+        place = place if place + array.nbytes <= spare.size else 0
+        np.copyto(spare[place : place + array.nbytes], array.view(np.uint8))
+        place += array.nbytes
+    copied = time.perf_counter()
+    ray.get([receiver.copy.remote(publication) for receiver in receivers])
+    return copied - begin, time.perf_counter() - copied
 
 
 def _activation(folder: Path, rounds: int) -> None:
@@ -95,7 +162,7 @@ def _activation(folder: Path, rounds: int) -> None:
     from policy.checkpoint import load_policy
 
     policy, codec = load_policy(folder), folder.parent / "codec"
-    generator = Generator(str(folder), str(codec), (), "benchmark", 1, transport=InProcess())
+    generator = Generator(str(folder), str(codec), (), "benchmark", 1)
     bus, times = WeightBus("benchmark", InProcess()), defaultdict(list)
     codes = np.zeros((2, len(policy.streams), 8), dtype=np.uint16)
     for version in range(rounds + 1):
@@ -107,10 +174,23 @@ def _activation(folder: Path, rounds: int) -> None:
         publication = bus.publish({name: t.numpy() for name, t in policy.state_dict().items()}, version, probe)
         times["publish"].append(time.perf_counter() - begin)
         times["activate"].append(generator.activate(publication).seconds)
-    megabytes = sum(bucket.nbytes for bucket in publication.handles) / 2**20
+    megabytes = sum(bucket.nbytes for bucket in publication.ticket.flat) / 2**20
     print(f"\n| the default's policy, {megabytes:.1f} MB, in one process | ms |\n|---|---|")
     for name, seconds in times.items():
         print(f"| {name} | {_spread(seconds[1:])} |")
+
+
+def _names() -> list[str]:
+    return [f"layer_{i}" for i in range(TENSORS)]
+
+
+def _size(megabytes: int) -> int:
+    """Elements of each tensor."""
+    return megabytes * 2**20 // 4 // TENSORS
+
+
+def _own_bytes() -> int:
+    return int(psutil.Process().memory_full_info().uss)
 
 
 def _spread(seconds: list[float]) -> str:
@@ -119,4 +199,4 @@ def _spread(seconds: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(exit_status_of(lambda: main(sys.argv[1:])))

@@ -131,6 +131,9 @@ CATALOGUE: tuple[Metric, ...] = (
     _count("rows_dropped", "rows", "Rows stored but never trained: too stale, or without a reward."),
     _count("rows_duplicate", "rows", "Rows offered to the replay store a second time, and not stored.", timing=True),
     _count("rows_refused", "rows", "Rows of another incarnation of the run, refused by the replay store.", timing=True),
+    _count(
+        "weights_refused", "publications", "Weights that a checksum refused, and that were fetched anew.", timing=True
+    ),
     Metric("replay_rows", "rows", "Rows in the replay store that wait to be trained.", whole=True, timing=True),
     Metric("replay_bytes", "bytes", "Size of the replay store on disk.", whole=True, timing=True),
     Metric("memory_bytes", "bytes", "Resident memory of the run's processes together.", whole=True, timing=True),

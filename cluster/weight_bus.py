@@ -1,47 +1,47 @@
 """Policy weights from the learner to everybody who samples: publish, fetch, activate.
 
-    learner --publish--> Publication (spec, checksums, probe, handles of a few flat buckets)
+    learner --publish--> Publication (spec, digests, probe, a ticket)
                               |  small, travels by value
-    generator <--receive------+  read-only numpy views into the buckets: no copy on one node
+    generator <--receive------+  copied into its own module and checked in one pass
+
+How the bytes travel is the business of a transport (cluster/weight_transports.py): the publisher's config chooses it,
+and the ticket in each publication knows its way back, so that readers need no setting.
 
 The publication says which version and which incarnation of the run (epoch) the weights are from, and carries a probe:
 a fixed sequence with the publisher's own mean log-probability of it, so that an activation that "succeeds" and changes
 nothing is found out (actors.generator). Only the newest versions stay alive; a reader that comes late asks for the
 newest publication, never for a number.
+
+A publication may hold a part of the tensors only, to be laid over an earlier one, its base (adapters on a frozen model,
+or whatever training changes). It carries the base, so that a reader that comes late can fetch both.
 """
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import ray
 
 from cluster.errors import RunFailed
+from cluster.weight_layout import TensorSpec, by_bucket, checksum, copy_with_digest, digest, layout
 
-ALIGNMENT_BYTES = 64  # every tensor starts on a cache line, whatever its dtype
 BUCKET_BYTES = 256 * 2**20
 KEPT_VERSIONS = 2  # the one in use and the one being fetched
+FETCH_DEADLINE_S = 60.0
+
+Buckets = list[list[np.ndarray]]  # the tensors of each bucket
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """Where one tensor lies: bytes [offset, offset + size) of bucket `bucket`."""
+class CorruptWeights(RunFailed):
+    """What arrived is not what was published. Nothing of it may be used; the publisher is asked to publish again."""
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    bucket: int
-    offset_bytes: int
 
-    @property
-    def size_bytes(self) -> int:
-        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
+class Superseded(RunFailed):
+    """The publication can no longer be fetched, a newer one can."""
 
 
 @dataclass(frozen=True)
@@ -57,127 +57,120 @@ class Probe:
 
 @dataclass(frozen=True)
 class Publication:
-    """One version of the weights, ready to be fetched. `handles` mean something to the transport only."""
+    """One version of the weights, ready to be fetched."""
 
     version: int
     epoch: str
     spec: tuple[TensorSpec, ...]
-    handles: tuple[Any, ...]
-    bucket_crc32: tuple[int, ...]
-    checksum: str  # over spec and buckets; echoed by whoever activates
+    ticket: Any  # a Ticket
+    digests: tuple[int, ...]  # of each bucket
+    checksum: str  # over spec, contents and base; echoed by whoever activates
     probe: Probe | None = None
+    base: Publication | None = None  # what these tensors are laid over; None: they are all there are
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(tensor.name for tensor in self.spec)
+
+
+class Ticket(Protocol):
+    """A reader's way to the buckets of one publication; survives being sent to another process."""
+
+    def open(self, publication: Publication, deadline_s: float) -> AbstractContextManager[Buckets]:
+        """The tensors, to be read until the context ends. Raises TimeoutError after `deadline_s`, and Superseded."""
+        ...
 
 
 class Transport(Protocol):
-    """How a flat bucket travels. A collective backend (broadcast into preallocated GPU buckets) is one more class."""
+    """The publisher's end of one way for buckets to travel."""
 
-    def put(self, bucket: np.ndarray) -> Any:
-        """bucket [n] uint8 -> handle that survives being sent to another process."""
+    def send(self, spec: Sequence[TensorSpec], buckets: Buckets, base: Any) -> tuple[Any, tuple[int, ...]]:
+        """Copies the tensors out, so that the caller may change them -> a Ticket, and the digest of each bucket.
+
+        base: the ticket of the publication that this one is laid over, which must stay fetchable; or None.
+        """
         ...
 
-    def get(self, handles: Sequence[Any], deadline_s: float) -> list[np.ndarray]:
-        """Handles -> buckets [n] uint8, read-only. Raises TimeoutError after `deadline_s`."""
-        ...
-
-
-class ObjectStore:
-    """Ray's object store: a reader on the same node maps the bucket, one on another node fetches it once."""
-
-    def put(self, bucket: np.ndarray) -> Any:
-        return ray.put(bucket)
-
-    def get(self, handles: Sequence[Any], deadline_s: float) -> list[np.ndarray]:
-        return ray.get(list(handles), timeout=deadline_s)
-
-
-class InProcess:
-    """Publisher and reader in one process: the handle is the bucket."""
-
-    def put(self, bucket: np.ndarray) -> Any:
-        bucket.flags.writeable = False
-        return bucket
-
-    def get(self, handles: Sequence[Any], deadline_s: float) -> list[np.ndarray]:
-        return list(handles)
+    def close(self) -> None: ...
 
 
 class WeightBus:
-    """The publisher's end. Keeps the newest `KEPT_VERSIONS` publications, and with them their buckets, alive."""
+    """The publisher's end. Keeps the newest `KEPT_VERSIONS` publications, and with them what they need, alive."""
 
-    def __init__(self, epoch: str, transport: Transport | None = None, bucket_bytes: int = BUCKET_BYTES) -> None:
+    def __init__(self, epoch: str, transport: Transport, bucket_bytes: int = BUCKET_BYTES) -> None:
         self._epoch = epoch
-        self._transport = transport or ObjectStore()
+        self._transport = transport
         self._bucket_bytes = bucket_bytes
         self._kept: deque[Publication] = deque(maxlen=KEPT_VERSIONS)
 
     @property
     def kept(self) -> tuple[Publication, ...]:
-        """Versions that can still be fetched, oldest first."""
+        """Versions that are kept alive, oldest first."""
         return tuple(self._kept)
 
     @property
     def newest(self) -> Publication | None:
         return self._kept[-1] if self._kept else None
 
-    def publish(self, weights: Mapping[str, np.ndarray], version: int, probe: Probe | None = None) -> Publication:
-        """Copies the weights into flat buckets and hands them to the transport.
+    def publish(
+        self,
+        weights: Mapping[str, np.ndarray],
+        version: int,
+        probe: Probe | None = None,
+        base: Publication | None = None,
+    ) -> Publication:
+        """Hands the weights to the transport, which copies them. The newest version may be published again.
 
-        Raises ValueError when `version` is not newer than the newest one.
+        base: an earlier, whole publication whose other tensors still hold. Raises ValueError for a version older than
+        the newest, and for a base that is none.
         """
-        if self.newest is not None and version <= self.newest.version:
-            raise ValueError(f"version: got {version}, allowed above {self.newest.version}")
+        if self.newest is not None and version < self.newest.version:
+            raise ValueError(f"version: got {version}, allowed {self.newest.version} or above")
+        if base is not None and (base.base is not None or not weights.keys() <= base.names):
+            raise ValueError(f"base: got version {base.version}, allowed a whole publication with all of these tensors")
         spec = layout(weights, self._bucket_bytes)
-        buckets = pack(weights, spec)
-        crcs = tuple(zlib.crc32(bucket.data) for bucket in buckets)
-        handles = tuple(self._transport.put(bucket) for bucket in buckets)
-        publication = Publication(version, self._epoch, spec, handles, crcs, checksum(spec, crcs), probe)
+        buckets = [[weights[tensor.name] for tensor in bucket] for bucket in by_bucket(spec)]
+        ticket, digests = self._transport.send(spec, buckets, base.ticket if base else None)
+        whole = checksum(spec, digests) + (f"-{base.checksum}" if base else "")
+        publication = Publication(version, self._epoch, spec, ticket, digests, whole, probe, base)
+        if self.newest is not None and self.newest.version == version:
+            self._kept.pop()
         self._kept.append(publication)
         return publication
 
+    def close(self) -> None:
+        self._transport.close()
 
-def receive(
-    publication: Publication, transport: Transport | None = None, deadline_s: float = 60.0
-) -> dict[str, np.ndarray]:
-    """The reader's end: fetches the buckets and checks them. -> name to read-only view, without a copy on one node.
 
-    Raises TimeoutError after `deadline_s`; RunFailed when what arrived is not what was published.
+def receive_into(publication: Publication, own: Mapping[str, np.ndarray], deadline_s: float = FETCH_DEADLINE_S) -> None:
+    """Copies the published tensors into arrays of the same names and shapes, and checks what arrived there.
+
+    Raises TimeoutError after `deadline_s`; Superseded; CorruptWeights, after which `own` holds rubbish.
     """
-    buckets = (transport or ObjectStore()).get(publication.handles, deadline_s)
-    crcs = tuple(zlib.crc32(bucket.data) for bucket in buckets)
-    if crcs != publication.bucket_crc32 or checksum(publication.spec, crcs) != publication.checksum:
-        raise RunFailed(f"weights of version {publication.version}: checksum differs from the published one")
-    return {tensor.name: _view(buckets[tensor.bucket], tensor) for tensor in publication.spec}
+    with publication.ticket.open(publication, deadline_s) as buckets:
+        targets = [[own[tensor.name] for tensor in bucket] for bucket in by_bucket(publication.spec)]
+        _check(publication, [copy_with_digest(*pair) for pair in zip(buckets, targets, strict=True)])
 
 
-def layout(weights: Mapping[str, np.ndarray], bucket_bytes: int = BUCKET_BYTES) -> tuple[TensorSpec, ...]:
-    """Places the tensors, in their order, into as few buckets as `bucket_bytes` allows; a larger one gets its own."""
-    spec: list[TensorSpec] = []
-    bucket, offset = 0, 0
-    for name, array in weights.items():
-        if offset and offset + array.nbytes > bucket_bytes:
-            bucket, offset = bucket + 1, 0
-        spec.append(TensorSpec(name, array.dtype.str, tuple(array.shape), bucket, offset))
-        offset += -(-array.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-    return tuple(spec)
+@contextmanager
+def receiving(publication: Publication, deadline_s: float = FETCH_DEADLINE_S) -> Iterator[dict[str, np.ndarray]]:
+    """Checks the published tensors where they lie -> name to read-only view, good until the context ends.
+
+    Raises as `receive_into`.
+    """
+    with publication.ticket.open(publication, deadline_s) as buckets:
+        _check(publication, [digest(bucket) for bucket in buckets])
+        order = [tensor.name for bucket in by_bucket(publication.spec) for tensor in bucket]
+        yield dict(zip(order, (tensor for bucket in buckets for tensor in bucket), strict=True))
 
 
-def pack(weights: Mapping[str, np.ndarray], spec: Sequence[TensorSpec]) -> list[np.ndarray]:
-    """Tensors -> flat uint8 buckets; the gaps between tensors are zero, so that equal weights have equal checksums."""
-    sizes: dict[int, int] = {}
-    for tensor in spec:
-        sizes[tensor.bucket] = tensor.offset_bytes + tensor.size_bytes
-    buckets = [np.zeros(sizes[index], dtype=np.uint8) for index in sorted(sizes)]
-    for tensor in spec:
-        _view(buckets[tensor.bucket], tensor)[...] = weights[tensor.name]
-    return buckets
-
-
-def checksum(spec: Sequence[TensorSpec], bucket_crc32: Sequence[int]) -> str:
-    """Eight hex digits over names, dtypes, shapes, places and contents."""
-    described = json.dumps([[t.name, t.dtype, t.shape, t.bucket, t.offset_bytes] for t in spec] + [list(bucket_crc32)])
-    return f"{zlib.crc32(described.encode()):08x}"
-
-
-def _view(bucket: np.ndarray, tensor: TensorSpec) -> np.ndarray:
-    flat = bucket[tensor.offset_bytes : tensor.offset_bytes + tensor.size_bytes]
-    return flat.view(np.dtype(tensor.dtype)).reshape(tensor.shape)
+def _check(publication: Publication, digests: Sequence[int]) -> None:
+    base = f"-{publication.base.checksum}" if publication.base else ""
+    if tuple(digests) == publication.digests and checksum(publication.spec, digests) + base == publication.checksum:
+        return
+    pairs = enumerate(zip(digests, publication.digests, strict=True))
+    wrong = [number for number, (got, published) in pairs if got != published]
+    where = f"bucket {wrong[0]} of {len(digests)}" if wrong else "the names and shapes"
+    raise CorruptWeights(
+        f"weights of version {publication.version}: checksum differs from the published one in {where}"
+    )

@@ -58,6 +58,19 @@ class PipelineConfig:
 
 
 @dataclass
+class WeightsConfig:
+    backend: str = setting(
+        "object_store",
+        "how new weights reach the generators: Ray's object store, or broadcasts (NCCL between GPUs, else gloo)",
+        choices=("object_store", "collective"),
+    )
+    changed_only: bool = setting(
+        False, "after the first time, publish only the tensors that learner.freeze lets training change"
+    )
+    deadline_s: float = setting(30.0, "of one broadcast; members that miss it are left out and join again", above=0)
+
+
+@dataclass
 class ActorsConfig:
     generators: int = setting(1, "actors that sample and decode; at the start, where generators_max is set", at_least=1)
     generators_min: int = setting(0, "fewest while there is work, where generators_max is set", at_least=0)
@@ -194,6 +207,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)

@@ -43,6 +43,7 @@ from cluster.nodes import NodeWatch
 from configs.schema import Config
 from evaluation.score_rows import append_rows, read_rows, steps_of, truncate_rows
 from learner.activity import Activity
+from learner.delivery import use_newest
 from learner.fleet import Fleet
 from learner.guard import Guard
 from learner.pools import Newest, Pools, Score
@@ -154,6 +155,7 @@ class Controller:
     async def _resume(self, checkpoint: Path) -> None:
         state = await self._pools.learner.call("resume", str(checkpoint), deadline_s=self._learner_deadline_s)
         self.version = state["version"]
+        self._newest.refused = state.get("weights_refused", 0)
         self._restarts_before = state["restarts"]
         await self._producer.restore(state["producer"], self.version)
         self._recorder.begin_at(self.version)
@@ -163,7 +165,8 @@ class Controller:
 
     def _state(self) -> dict[str, Any]:
         """What a checkpoint must know beside the learner."""
-        return {"version": self.version, "producer": self._producer.state(), "restarts": self._restarts()}
+        producer, refused = self._producer.state(), self._newest.refused
+        return {"version": self.version, "producer": producer, "restarts": self._restarts(), "weights_refused": refused}
 
     # ---- from rows to versions ------------------------------------------------------------------------------------
 
@@ -220,8 +223,10 @@ class Controller:
             return {}
         self._recorder.status(f"evaluating step {self.version}")
         with self._activity.stage("evaluate"):
-            arguments = (self._newest.publication, self.version, str(self._run_dir))
-            summary = await self._pools.evaluator.call("evaluate", *arguments)
+            evaluator, place = self._pools.evaluator, (self.version, str(self._run_dir))
+            summary = await use_newest(
+                self._newest, self._pools.learner, lambda weights: evaluator.call("evaluate", weights, *place)
+            )
         append_rows(self._run_dir, summary.rows)
         held_out = {name: mean for name, mean in summary.means.items() if name not in summary.in_reward}
         self._recorder.evaluated(held_out)
@@ -248,6 +253,7 @@ class Controller:
                 "audio_seconds_per_second": audio_s / max(spent_s, 1e-9),
                 **asdict(self._producer.counts),
                 **self._restarts(),
+                "weights_refused": self._newest.refused,
                 "replay_rows": stats["rows_available"],
                 "replay_bytes": stats["bytes"],
             }

@@ -215,6 +215,11 @@ class Learner:
         copy them out (the object store does) before the next step."""
         return {name: tensor.detach().cpu().numpy() for name, tensor in self.policy.state_dict().items()}
 
+    @property
+    def trained_names(self) -> list[str]:
+        """Names of the policy's tensors that a step changes."""
+        return list(self.policy_optimiser.named)
+
     @torch.no_grad()
     def probe(self, codes: np.ndarray, text: np.ndarray) -> float:
         """Mean log-probability of a fixed sequence; whoever activated these weights must compute the same.

@@ -12,6 +12,7 @@ import torch
 
 from actors.records import TrainingBatch
 from cluster.weight_bus import Probe, Publication, WeightBus
+from cluster.weight_transports import make_transport
 from configs.schema import Config
 from learner.checkpoint import load_checkpoint, prune, save_checkpoint
 from learner.learner import Learner
@@ -38,7 +39,8 @@ class LearnerActor:
         torch.set_num_threads(threads)
         torch.manual_seed(config.run.seed)
         self._config = config
-        self._bus = WeightBus(epoch)
+        self._bus = WeightBus(epoch, make_transport(config.weights))
+        self._whole: Publication | None = None  # what publications of changed tensors are laid over
         sampling = SamplingSettings(config.sampling.temperature, config.sampling.guidance_scale)
         self._learner = Learner(
             load_policy(config.policy.checkpoint),
@@ -60,9 +62,18 @@ class LearnerActor:
         """One update -> its metrics. Raises NonFiniteLoss before anything changes."""
         return self._learner.step(batch)
 
-    def publish(self) -> Publication:
-        """The current weights, on the bus."""
-        return self._bus.publish(self._learner.weights(), self._learner.version, self._probe())
+    def publish(self, again: bool = False) -> Publication:
+        """The current weights, on the bus; a version that is there already only `again`, for a reader that got it
+        damaged."""
+        newest, version = self._bus.newest, self._learner.version
+        if newest is not None and newest.version == version and not again:
+            return newest
+        weights = self._learner.weights()
+        if self._config.weights.changed_only and self._whole is not None and not again:
+            changing = {name: weights[name] for name in self._learner.trained_names}
+            return self._bus.publish(changing, version, self._probe(), self._whole)
+        self._whole = self._bus.publish(weights, version, self._probe())
+        return self._whole
 
     def save(self, run_dir: str, controller_state: dict[str, Any], needed: Sequence[int] = ()) -> str:
         """A complete checkpoint of the current version; older ones beyond `run.keep_checkpoints` go, but not those of

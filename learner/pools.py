@@ -65,6 +65,7 @@ class Newest:
     """The publication that generators prepare themselves with; shared with the pool that makes them do it."""
 
     publication: Publication | None = None
+    refused: int = 0  # publications that a reader refused because their checksum differed
 
     @property
     def version(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from cluster.placement import Placement, RoleResources, actor_options
 from cluster.program import only_here_as, program_of
 from cluster.sizing import Bounds
 from cluster.supervision import ActorPool
+from cluster.weight_bus import Publication
 from configs.schema import Config
+from learner.delivery import use_newest
 from learner.fleet import bounds_of
 from learner.learner_actor import LearnerActor
 from learner.pools import Newest, Pools
@@ -78,7 +80,7 @@ class Roles:
         await asyncio.gather(*(pool.start() for pool in (scorer, learner, replay, evaluator)))
         rewards: dict[str, RewardFacts] = await scorer.call("facts")
         policy = await learner.call("facts")
-        generator = self._generators(rewards, newest)
+        generator = self._generators(rewards, newest, learner)
         await generator.start()
         return Crew(Pools(generator, scorer, replay, learner, evaluator), rewards, policy.frame_rate_hz)
 
@@ -87,12 +89,15 @@ class Roles:
         for pool in self._started:
             await pool.close()
 
-    def _generators(self, rewards: dict[str, RewardFacts], newest: Newest) -> ActorPool:
+    def _generators(self, rewards: dict[str, RewardFacts], newest: Newest, learner: ActorPool) -> ActorPool:
         config, role = self._config, self._placement.generator
         views = frozenset(view for facts in rewards.values() for view in facts.needs)
         arguments = (config.policy.checkpoint, config.codec.checkpoint, views, self._epoch, role.threads)
         spawn = self._spawner(GeneratorActor, role, *arguments)
-        prepare = lambda handle: _activate(handle, newest)  # noqa: E731
+
+        def prepare(handle: ActorHandle) -> Awaitable[None]:
+            return use_newest(newest, learner, lambda publication: _activate(handle, publication))
+
         return self._pool("generator", spawn, config.actors.generators, prepare=prepare)
 
     def _scorers(self) -> ActorPool:
@@ -159,10 +164,8 @@ class Roles:
         return pool
 
 
-async def _activate(handle: ActorHandle, newest: Newest) -> None:
+async def _activate(handle: ActorHandle, publication: Publication) -> None:
     """Raises RunFailed where a generator echoes other weights than it was told to activate."""
-    publication = newest.publication
-    assert publication is not None
     activation = await handle.activate.remote(publication)
     if (activation.version, activation.checksum) != (publication.version, publication.checksum):
         raise RunFailed(f"generator: activated version {activation.version}, told to activate {publication.version}")

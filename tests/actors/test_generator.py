@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from actors.generator import Generator, probe_log_prob
+from actors.published import PublishedWeights
 from actors.records import RolloutTask
 from cluster.errors import RunFailed
-from cluster.weight_bus import InProcess, Probe, Publication, WeightBus
+from cluster.weight_bus import Probe, Publication, WeightBus
+from cluster.weight_transports import InProcess
 from policy.checkpoint import load_policy
 from policy.log_probs import gather, log_distribution
 from policy.port import SamplingSettings
@@ -30,7 +32,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def generator_of(world: Path, *views: ClipView) -> Generator:
-    return Generator(str(world / "policy"), str(world / "codec"), views, EPOCH, 1, transport=InProcess())
+    return Generator(str(world / "policy"), str(world / "codec"), views, EPOCH, 1)
 
 
 class Publisher:
@@ -129,7 +131,7 @@ def test_a_sync_that_changes_nothing_is_found_out(world: Path, monkeypatch: pyte
     learner.train(seed=3)
     publication = learner.publish(version=1)
     with monkeypatch.context() as patch:
-        patch.setattr("actors.generator.load_weights", lambda policy, weights: None)
+        patch.setattr(PublishedWeights, "load", lambda self, publication, deadline_s: None)
         with pytest.raises(RunFailed, match="probe gives"):
             generator.activate(publication)
     with monkeypatch.context() as patch:
@@ -159,5 +161,5 @@ def test_activation_never_writes_into_the_shared_buckets(world: Path) -> None:
     with torch.no_grad():
         for parameter in generator._policy.parameters():
             parameter.zero_()
-    assert any(bucket.any() for bucket in publication.handles)
+    assert any(bucket.any() for bucket in publication.ticket.flat)
     assert generator_of(world).activate(publication).checksum == publication.checksum

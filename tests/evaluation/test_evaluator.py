@@ -10,6 +10,7 @@ import ray
 
 from actors.evaluator import Evaluator
 from cluster.weight_bus import WeightBus
+from cluster.weight_transports import ObjectStore
 from codec.audio import read_audio
 from configs.schema import CodecConfig, Config, EvaluationConfig, PolicyConfig, RewardConfig
 from evaluation.sample_folder import read_samples, sample_steps
@@ -40,7 +41,7 @@ def weights(seed: int) -> dict[str, np.ndarray]:
 
 def test_it_evaluates_the_published_weights_and_a_repeat_is_the_same(cluster, tmp_path):
     evaluator = ray.remote(Evaluator).remote(config(tmp_path), PROMPTS, "epoch-1", 1)
-    bus = WeightBus("epoch-1")
+    bus = WeightBus("epoch-1", ObjectStore())
     run = tmp_path / "run"
     run.mkdir()
 

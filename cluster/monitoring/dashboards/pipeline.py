@@ -90,6 +90,7 @@ PIPELINE = Dashboard(
                 of_catalogue(
                     "Rows and scores lost", "scores_missing", "rows_dropped", "rows_duplicate", "rows_refused", least=0
                 ),
+                of_catalogue("Weights refused", "weights_refused", least=0),
             ),
         ),
         Row(

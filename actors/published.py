@@ -1,0 +1,60 @@
+"""Published weights in a module: what is there, what has to be fetched for the next publication."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from cluster.errors import RunFailed
+from cluster.weight_bus import FETCH_DEADLINE_S, Publication, receive_into, receiving
+
+
+class PublishedWeights:
+    """Lays publications into a module's own tensors, whatever device they are on.
+
+    A publication over a base needs the base below it: it is fetched where it is not there yet, or where another
+    publication has changed more of it than this one sets.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+        self._base = ""  # checksum of the whole publication that is below; empty: not known
+        self._changed: frozenset[str] = frozenset()  # names that lie over it
+
+    def load(self, publication: Publication, deadline_s: float = FETCH_DEADLINE_S) -> None:
+        """Raises RunFailed where names or shapes differ, and what cluster.weight_bus.receive_into raises. After any of
+        them the module holds rubbish, and the next load starts from a whole publication."""
+        base, have, changed = publication.base, self._base, self._changed
+        self._base = ""
+        if base is None:
+            self._copy(publication, deadline_s)
+            have, changed = publication.checksum, frozenset()
+        else:
+            if have != base.checksum or not changed <= publication.names:
+                self._copy(base, deadline_s)
+                have, changed = base.checksum, frozenset()
+            self._copy(publication, deadline_s)
+            changed |= publication.names
+        self._base, self._changed = have, changed
+
+    def _copy(self, publication: Publication, deadline_s: float) -> None:
+        own = self._module.state_dict()
+        self._check_fit(publication, own)
+        here = {name: own[name] for name in publication.names}
+        if all(tensor.device.type == "cpu" for tensor in here.values()):
+            receive_into(publication, {name: tensor.numpy() for name, tensor in here.items()}, deadline_s)
+            return
+        with receiving(publication, deadline_s) as weights, torch.no_grad():
+            for name, tensor in here.items():
+                tensor.copy_(torch.tensor(weights[name]))  # never an alias: the view is shared by every reader
+
+    def _check_fit(self, publication: Publication, own: dict[str, torch.Tensor]) -> None:
+        odd = publication.names ^ own.keys() if publication.base is None else publication.names - own.keys()
+        if odd:
+            raise RunFailed(f"weights: tensors {sorted(odd)[:3]} are on one side only")
+        for spec in publication.spec:
+            shape = tuple(own[spec.name].shape)
+            if shape != spec.shape:
+                raise RunFailed(f"weights: {spec.name} is {list(spec.shape)}, allowed {list(shape)}")
+            if np.dtype(spec.dtype) != np.dtype(str(own[spec.name].dtype).removeprefix("torch.")):
+                raise RunFailed(f"weights: {spec.name} is {np.dtype(spec.dtype)}, allowed {own[spec.name].dtype}")
