@@ -33,7 +33,7 @@ def test_every_backend_gives_the_same_run(world: TinyWorld, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_generator_that_dies_is_replaced_and_joins_the_broadcasts(world: TinyWorld, tmp_path: Path) -> None:
     run_dir, steps = tmp_path / "run", 30
-    settings = {"weights__backend": "collective", "pipeline__mode": "async", "actors__generators": 2}
+    settings = {"weights__backend": "collective", "actors__generators": 2}
     process = open_main(world.arguments(run_dir, learner__steps=steps, **settings))
     wait_for_step(process, run_dir, 4)
     os.kill(actor_pids(process, "GeneratorActor")[0], signal.SIGKILL)
