@@ -27,9 +27,15 @@ from configs.values import convert, parse_scalar, shown
 
 DEFAULT_PRESET = "tiny_r"
 CONFIG_FILE = "config.yaml"
-# What may differ when a run goes on: nothing here changes what is learned up to the old last step.
+# What may differ when a run goes on: nothing here changes what is learned up to the old last step, but for the order in
+# which other workers, or none, add up.
 CHANGEABLE_ON_RESUME = (
     "learner.steps",
+    "learner.workers",
+    "learner.parallel",
+    "learner.gpus",
+    "learner.activation_checkpointing",
+    "learner.collective_timeout_s",
     "run.keep_checkpoints",
     "pipeline.stall_s",
     "weights.backend",

@@ -55,6 +55,15 @@ def _check_learner(config: Config) -> None:
         )
     if learner.baseline == "batch_mean" and learner.batch_size < 2:
         raise UserError("learner.batch_size: got 1, allowed at least 2 with learner.baseline=batch_mean")
+    if learner.batch_size % learner.workers:
+        raise UserError(
+            f"learner.workers: got {learner.workers}, allowed a divisor of learner.batch_size ({learner.batch_size})"
+        )
+    if learner.workers > 1 and learner.collective_timeout_s >= config.pipeline.stall_s:
+        raise UserError(
+            f"learner.collective_timeout_s: got {learner.collective_timeout_s:g}, allowed less than pipeline.stall_s "
+            f"({config.pipeline.stall_s:g}), which would end the run before it is known which worker is missing"
+        )
     if learner.value_warmup_steps >= learner.steps:
         raise UserError(
             f"learner.value_warmup_steps: got {learner.value_warmup_steps}, allowed less than learner.steps "

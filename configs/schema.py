@@ -22,7 +22,7 @@ class LearnerConfig:
     steps: int = setting(300, "updates of the policy", at_least=1)
     batch_size: int = setting(64, "sequences per update", at_least=1)
     micro_batch_size: int = setting(
-        32, "sequences per forward and backward pass; does not change the result", at_least=1
+        32, "sequences per forward and backward pass of a worker; does not change the result", at_least=1
     )
     learning_rate: float = setting(6e-5, "of the policy", at_least=0, at_most=1)
     lr_schedule: str = setting("linear", "linear: to zero at the last step", choices=("constant", "linear"))
@@ -38,7 +38,23 @@ class LearnerConfig:
     importance_clip: float = setting(2.0, "c of w_t = min(pi / mu, c)", above=0)
     grad_clip: float = setting(1.0, "global norm of the gradient", above=0)
     freeze: list[str] = setting(["*embed*"], "parameter-name patterns left as they are")  # noqa: RUF009
-    cpus: int = setting(1, "torch threads of the learner", at_least=1)
+    cpus: int = setting(1, "torch threads of the learner, of each worker", at_least=1)
+    workers: int = setting(1, "processes that share each update; divides learner.batch_size", at_least=1)
+    parallel: str = setting(
+        "data",
+        "of several workers. data: each holds the networks; sharded: each a part of every weight (FSDP2)",
+        choices=("data", "sharded"),
+    )
+    gpus: int = setting(0, "of each worker; 0: CPUs and gloo, 1: NCCL", at_least=0, at_most=1)
+    precision: str = setting(
+        "float32",
+        "of forward and backward passes; the weights that Adam updates always have 32 bits",
+        choices=("float32", "bfloat16"),
+    )
+    activation_checkpointing: bool = setting(
+        False, "true: the backward pass works a block's activations out again; less memory, more time"
+    )
+    collective_timeout_s: float = setting(60.0, "a worker's longest wait for the others", above=0)
 
 
 @dataclass

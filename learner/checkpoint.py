@@ -4,6 +4,7 @@
         policy/                  exported by policy.checkpoint; usable as policy.checkpoint=... of another run
         value.safetensors        the value network (absent without one)
         optimisers.safetensors   Adam's moments, the random state
+          or, of sharded ranks   value-00000-of-00002.safetensors, …: see learner.parts
         learner.json             version, digest of the reference
         controller_state.json    what the controller handed in: cursors, counters, versions
         config.json              the resolved configuration
@@ -30,12 +31,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cluster.errors import RunFailed, UserError
 from cluster.storage import sync
 from learner.learner import Learner
+from learner.optimiser import Optimiser
+from learner.parts import Parts, save_part
 from policy.checkpoint import load_policy, save_policy
 
 logger = logging.getLogger(__name__)
@@ -50,18 +52,24 @@ _SEPARATOR = "|"  # between the parts of an optimiser tensor's name; parameter n
 def save_checkpoint(
     run_dir: str | Path, step: int, learner: Learner, controller_state: dict[str, Any], config: Any
 ) -> Path:
-    """Writes RUN/checkpoints/step_N, durable and complete when this returns.
+    """Writes RUN/checkpoints/step_N, durable and complete when this returns. Every rank of the learner calls this and
+    writes its part; the leading one, whose arguments count, does the rest.
 
     controller_state: JSON values. config: a dataclass or a dictionary of JSON values, kept for the reader. An existing
     checkpoint of the same step is replaced. Raises OSError when the disk refuses (the .tmp directory is then left to be
     pruned).
     """
-    target = checkpoint_path(run_dir, step)
+    target, ranks = checkpoint_path(run_dir, step), learner.ranks
     temporary = target.with_suffix(".tmp")
-    _remove(temporary)
-    temporary.mkdir(parents=True)
+    if ranks.leads:
+        _remove(temporary)
+        temporary.mkdir(parents=True)
+    ranks.meet()
     with _as_os_error(temporary):
         _write_learner(temporary, learner)
+    ranks.meet()
+    if not ranks.leads:
+        return target
     _write_json(temporary / "controller_state.json", controller_state)
     _write_json(temporary / "config.json", config if isinstance(config, dict) else dataclasses.asdict(config))
     _write_manifest(temporary, step)
@@ -70,7 +78,8 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | Path, learner: Learner) -> dict[str, Any]:
-    """Restores `learner` exactly -> the controller's state.
+    """Restores `learner` exactly -> the controller's state. Every rank of the learner calls this, whatever number of
+    ranks wrote the checkpoint.
 
     Raises UserError when the checkpoint is damaged, RunFailed when it is of another model or reference.
     """
@@ -79,7 +88,7 @@ def load_checkpoint(path: str | Path, learner: Learner) -> dict[str, Any]:
     if problem:
         raise UserError(f"run.resume: got {path}: {problem}; allowed: a complete checkpoint")
     try:
-        learner.restore(_read_learner(path))
+        learner.restore(_read_learner(path, learner))
     except RunFailed as error:
         raise type(error)(f"{error} ({path})") from error
     return json.loads((path / "controller_state.json").read_text())
@@ -156,26 +165,33 @@ def damage(path: str | Path) -> str | None:
 
 
 def _write_learner(directory: Path, learner: Learner) -> None:
-    state = learner.state()
-    save_policy(learner.policy, directory / "policy", dtype=torch.float32)
-    tensors = {"rng": state["rng"], **_flatten("policy", state["policy_optimiser"])}
+    state, ranks, policy = learner.state(), learner.ranks, learner.whole_policy()
+    tensors = _flatten("policy", state["policy_optimiser"])
     if "value" in state:
-        save_file(_contiguous(state["value"]), directory / "value.safetensors")
         tensors |= _flatten("value", state["value_optimiser"])
-    save_file(_contiguous(tensors), directory / "optimisers.safetensors")
-    _write_json(directory / "learner.json", {"version": state["version"], "reference": state["reference"]})
+    if ranks.leads or ranks.part:
+        if "value" in state:
+            save_part(state["value"], directory / f"value{ranks.part}.safetensors")
+        save_part({"rng": state["rng"], **tensors}, directory / f"optimisers{ranks.part}.safetensors")
+    if policy is not None:
+        save_policy(policy, directory / "policy", dtype=torch.float32)
+        _write_json(directory / "learner.json", {"version": state["version"], "reference": state["reference"]})
 
 
-def _read_learner(path: Path) -> dict[str, Any]:
+def _read_learner(path: Path, learner: Learner) -> dict[str, Any]:
+    """What `learner.restore` takes: of what is spread over ranks, this rank's part."""
     try:
-        tensors = load_file(path / "optimisers.safetensors")
         state: dict[str, Any] = json.loads((path / "learner.json").read_text())
-        state["rng"] = tensors.pop("rng")
         state["policy"] = load_policy(path / "policy").state_dict()
-        state["policy_optimiser"] = _unflatten("policy", tensors)
-        if (path / "value.safetensors").exists():
-            state["value"] = load_file(path / "value.safetensors")
-            state["value_optimiser"] = _unflatten("value", tensors)
+        with Parts(path, "optimisers") as stored:
+            state["rng"] = stored.read("rng")
+            state["policy_optimiser"] = _moments(stored, "policy", learner.policy_optimiser)
+            if learner.value_optimiser is not None:
+                state["value_optimiser"] = _moments(stored, "value", learner.value_optimiser)
+        if Parts.exist(path, "value"):
+            here = learner.value.state_dict() if learner.value is not None else {}
+            with Parts(path, "value") as stored:
+                state["value"] = {name: stored.read(name, here.get(name)) for name in stored.names}
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"run.resume: got {path}: {error}; allowed: a checkpoint that this version wrote") from error
     return state
@@ -190,18 +206,15 @@ def _flatten(network: str, state: dict[str, dict[str, Tensor]]) -> dict[str, Ten
     }
 
 
-def _unflatten(network: str, tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def _moments(stored: Parts, network: str, optimiser: Optimiser) -> dict[str, dict[str, Tensor]]:
+    """Inverse of `_flatten` for one network."""
     state: dict[str, dict[str, Tensor]] = {}
-    for full_name, tensor in tensors.items():
-        owner, name, key = full_name.split(_SEPARATOR)
+    for full_name in stored.names:
+        owner, _, rest = full_name.partition(_SEPARATOR)
         if owner == network:
-            state.setdefault(name, {})[key] = tensor
+            name, key = rest.split(_SEPARATOR)
+            state.setdefault(name, {})[key] = stored.read(full_name, optimiser.named.get(name))
     return state
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """safetensors refuses views that share memory or are strided: own copies."""
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 
 @contextmanager

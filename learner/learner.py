@@ -1,7 +1,9 @@
 """The learner: owns the policy being trained, its KL anchor, the value network and their optimisers.
 
 One `step` consumes one TrainingBatch, in micro-batches that add up to the same update, and makes one new policy
-version. A plain class that knows nothing of Ray; the maths is in learner.objective.
+version. Where several ranks share the updates (learner.ranks), each has a Learner and calls the same methods in the
+same order; losses are divided by the whole batch's counts, so that shares change nothing.
+A plain class that knows nothing of Ray; the maths is in learner.objective.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from cluster.errors import RunFailed
 from configs.schema import LearnerConfig
 from learner import objective
 from learner.optimiser import Optimiser, scheduled_rate
+from learner.outcome import Outcome, batch_metrics, cell_metrics, kl_by_stream, nothing, over_ranks, sum_of
+from learner.ranks import Alone, Ranks, like, recompute_blocks, whole
 from learner.value import ValueNetwork
 from policy.log_probs import gather, log_distribution
 from policy.port import SamplingSettings
@@ -45,23 +49,13 @@ class _Inputs:
         return _Inputs(**{name: tensor[start:stop] for name, tensor in vars(self).items()})
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What one micro-batch contributes: losses already divided by the whole batch's counts, sums for the metrics."""
-
-    losses: dict[str, float]  # policy_loss (-J), value_loss
-    sums: dict[str, float]  # kl, entropy, importance weights, how many of them are clipped: summed over cells
-    kl_by_stream: Tensor  # [K] float64, summed over cells
-    importance_weight_max: float
-    values: Tensor  # [B, T] the baseline that was used
-
-
 class Learner:
     """KL-regularised REINFORCE with a value baseline (MusicRL section 3.2).
 
     policy, reference: of one set of streams; the reference is frozen.
     sampling: the settings that sampled the batches: log-probabilities are those of that distribution.
     total_steps: steps of the whole run, for the learning rate's decay.
+    ranks: those that share the updates; they spread the networks, which must be whole here.
     """
 
     def __init__(
@@ -71,8 +65,10 @@ class Learner:
         config: LearnerConfig,
         sampling: SamplingSettings,
         total_steps: int,
+        ranks: Ranks | None = None,
     ) -> None:
         self.config = config
+        self.ranks = ranks or Alone()
         self.sampling = sampling
         self.total_steps = total_steps
         self.version = 0
@@ -80,9 +76,22 @@ class Learner:
         self.reference = (copy.deepcopy(policy) if reference is policy else reference).eval().requires_grad_(False)
         self.value = ValueNetwork.from_policy(policy).eval() if config.baseline == "value" else None
         _freeze(self.policy, config.freeze)
+        self.reference_digest = tensors_digest(self.reference.state_dict())
+        self._export = self._spread()
         self.policy_optimiser = Optimiser(self.policy, config.grad_clip)
         self.value_optimiser = Optimiser(self.value, config.grad_clip) if self.value is not None else None
         self.device = next(policy.parameters()).device
+
+    def _spread(self) -> TinyMusicLM | None:
+        """Hands the networks to the ranks. -> where the leading rank puts the policy's whole weights together."""
+        export = copy.deepcopy(self.policy).cpu() if self.ranks.leads and self.ranks.spreads else None
+        for network in (self.policy, self.value):
+            if network is not None and self.config.activation_checkpointing:
+                recompute_blocks(network)
+        for network in (self.policy, self.reference, self.value):
+            if network is not None:
+                self.ranks.prepare(network)
+        return export
 
     # ---- one step -------------------------------------------------------------------------------------------------
 
@@ -97,14 +106,14 @@ class Learner:
         inputs = self._inputs(batch)
         self._require_finite({"rewards": inputs.rewards, "behaviour log-probabilities": inputs.log_mu})
         self._zero_gradients()
-        size = self.config.micro_batch_size
-        outcomes = [self._backward(inputs.rows(i, i + size), inputs.codes) for i in range(0, len(batch), size)]
+        outcome = self._accumulate(inputs)
         norms = self._clip_gradients()
-        losses = {name: sum(outcome.losses[name] for outcome in outcomes) for name in outcomes[0].losses}
+        losses = outcome.losses
         self._require_finite({name: torch.tensor(number) for name, number in {**losses, **norms}.items()})
         rate = self._update()
-        metrics = {**_batch_metrics(batch, self.version), **losses, **norms, "learning_rate": rate}
-        metrics |= _cell_metrics(outcomes, inputs) | self._kl_by_stream(outcomes, inputs.codes)
+        metrics = {**batch_metrics(batch, self.version), **losses, **norms, "learning_rate": rate}
+        metrics |= cell_metrics(outcome, inputs.codes, inputs.rewards)
+        metrics |= kl_by_stream(outcome, inputs.codes, self.policy.streams)
         self.version += 1
         return metrics
 
@@ -125,10 +134,26 @@ class Learner:
         )
         return _Inputs(*(tensor.to(self.device) for tensor in tensors))
 
-    def _backward(self, rows: _Inputs, all_codes: Tensor) -> _Outcome:
+    def _accumulate(self, inputs: _Inputs) -> Outcome:
+        """Adds the gradient of the whole batch -> its outcome, the same on every rank."""
+        passes = self.ranks.passes(len(inputs.codes), self.config.micro_batch_size)
+        outcomes = [
+            self._backward(inputs.rows(start, stop), inputs, last=number == len(passes))
+            for number, (start, stop) in enumerate(passes, 1)
+        ]
+        return over_ranks(sum_of(outcomes), inputs.codes, passes[0][0], self.ranks)
+
+    def _backward(self, rows: _Inputs, batch: _Inputs, last: bool) -> Outcome:
         """Adds the gradient of one micro-batch. Sums are divided by the counts of the whole batch [B, K, T]."""
+        if not len(rows.codes):  # the others are at work on theirs, and wait for this rank's part of the weights
+            self._losses(batch.rows(0, 1), batch.codes, last, share=0.0)
+            return nothing(batch.codes)
+        return self._losses(rows, batch.codes, last)
+
+    def _losses(self, rows: _Inputs, all_codes: Tensor, last: bool, share: float = 1.0) -> Outcome:
+        """share: of the losses in the gradient; 1, or 0 for a pass that only keeps step."""
         tokens, frames = all_codes.numel(), all_codes.shape[0] * all_codes.shape[2]
-        values, value_term = self._values(rows, frames)
+        values, value_term = self._values(rows, frames, last, share)
         with torch.set_grad_enabled(self._policy_learns):
             log_pi_all = log_distribution(self.policy, rows.codes, rows.text, self.sampling)
             log_pi = gather(log_pi_all, rows.codes)
@@ -138,14 +163,14 @@ class Learner:
             policy_term = objective.policy_loss(log_pi, weights, advantage, tokens)
             loss = objective.combine(policy_term, objective.kl_loss(kl, tokens), self.config.alpha)
         if self._policy_learns:
-            loss.backward()
+            self.ranks.backward(loss * share, self.policy, last)
         sums = {
             "kl": kl,
             "entropy": objective.entropy(log_pi_all.detach()),
             "importance_weight": weights,
             "clipped": weights >= self.config.importance_clip,
         }
-        return _Outcome(
+        return Outcome(
             losses={"policy_loss": loss.item(), "value_loss": value_term},
             sums={name: cells.detach().sum(dtype=torch.float64).item() for name, cells in sums.items()},
             kl_by_stream=kl.detach().sum((0, 2), dtype=torch.float64),
@@ -153,19 +178,13 @@ class Learner:
             values=values.detach(),
         )
 
-    def _kl_by_stream(self, outcomes: list[_Outcome], codes: Tensor) -> dict[str, float]:
-        """kl_stream_NAME, mean over the cells of a stream; codes [B, K, T]."""
-        sums = torch.stack([outcome.kl_by_stream for outcome in outcomes]).sum(0) / (codes.shape[0] * codes.shape[2])
-        names = [f"{stream.kind}_{place}" for place, stream in enumerate(self.policy.streams)]
-        return {f"kl_stream_{name}": value for name, value in zip(names, sums.tolist(), strict=True)}
-
-    def _values(self, rows: _Inputs, frames: int) -> tuple[Tensor, float]:
+    def _values(self, rows: _Inputs, frames: int, last: bool, share: float) -> tuple[Tensor, float]:
         """The baseline [B, T] of the rows, after adding the value network's own gradient; its loss."""
         if self.value is None:
             return rows.baseline[:, None].expand(-1, rows.codes.shape[2]), 0.0
         values = self.value(rows.codes, rows.text)
         loss = objective.value_loss(values, rows.rewards, frames)
-        loss.backward()
+        self.ranks.backward(loss * share, self.value, last)
         return values, loss.item()
 
     @torch.no_grad()
@@ -210,10 +229,26 @@ class Learner:
 
     # ---- what leaves the learner ----------------------------------------------------------------------------------
 
+    @torch.no_grad()
+    def whole_policy(self) -> TinyMusicLM | None:
+        """The policy with all of its present weights, in 32 bits; to be read before the next step. Alone it is the live
+        one. Else it is a copy on the leading rank's CPU, and None on the others; * every rank calls this."""
+        if not self.ranks.spreads:
+            return self.policy
+        target = self._export.state_dict() if self._export is not None else {}
+        for name, tensor in self.policy.state_dict().items():
+            full = whole(tensor)  # one at a time: a rank that does not lead never holds more than one
+            if name in target:
+                target[name].copy_(full)
+        return self._export
+
     def weights(self) -> dict[str, np.ndarray]:
-        """The policy's tensors by name, in a fixed order, as numpy. On a CPU these are views of the live weights:
-        copy them out (the object store does) before the next step."""
-        return {name: tensor.detach().cpu().numpy() for name, tensor in self.policy.state_dict().items()}
+        """The tensors of `whole_policy` by name, in a fixed order, as numpy; empty on a rank that does not lead. On a
+        CPU these are views of live weights: copy them out (the object store does) before the next step."""
+        policy = self.whole_policy()
+        if policy is None:
+            return {}
+        return {name: tensor.detach().cpu().numpy() for name, tensor in policy.state_dict().items()}
 
     @property
     def trained_names(self) -> list[str]:
@@ -222,25 +257,28 @@ class Learner:
 
     @torch.no_grad()
     def probe(self, codes: np.ndarray, text: np.ndarray) -> float:
-        """Mean log-probability of a fixed sequence; whoever activated these weights must compute the same.
+        """Mean log-probability of a fixed sequence under the weights that `weights` gave last; whoever activated them
+        must compute the same. Not a collective.
 
         codes [B, K, T], text [B, L] integers -> nats per token.
         """
-        cells = torch.from_numpy(np.asarray(codes).astype(np.int64)).to(self.device)
-        prompt = torch.from_numpy(np.asarray(text).astype(np.int64)).to(self.device)
-        return gather(log_distribution(self.policy, cells, prompt, self.sampling), cells).mean().item()
+        policy = self.policy if self._export is None else self._export
+        device = next(policy.parameters()).device
+        cells = torch.from_numpy(np.asarray(codes).astype(np.int64)).to(device)
+        prompt = torch.from_numpy(np.asarray(text).astype(np.int64)).to(device)
+        return gather(log_distribution(policy, cells, prompt, self.sampling), cells).mean().item()
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resumed learner needs to go on bit for bit. Tensors are live: copy or write them out before
-        the next step."""
+        """Everything that a resumed learner needs to go on bit for bit. Tensors are live, and spread as the ranks hold
+        them: copy or write them out before the next step."""
         state: dict[str, Any] = {
             "version": self.version,
             "policy": self.policy.state_dict(),
             "policy_optimiser": self.policy_optimiser.state(),
             "rng": torch.get_rng_state(),
-            "reference": tensors_digest(self.reference.state_dict()),
+            "reference": self.reference_digest,
         }
         if self.value is not None and self.value_optimiser is not None:
             state["value"] = self.value.state_dict()
@@ -248,21 +286,22 @@ class Learner:
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Inverse of `state`, for a learner built from the same configuration.
+        """Inverse of `state`, for a learner built from the same configuration. Tensors may be whole, or this rank's
+        part of them.
 
         Raises RunFailed when the state is of another policy, baseline or reference.
         """
-        if state["reference"] != tensors_digest(self.reference.state_dict()):
+        if state["reference"] != self.reference_digest:
             raise RunFailed("checkpoint: trained against another policy.reference than the one that the config names")
         if ("value" in state) != (self.value is not None):
             raise RunFailed(f"checkpoint: written with another learner.baseline than {self.config.baseline}")
         try:
-            self.policy.load_state_dict(state["policy"])
+            _fill(self.policy, state["policy"])
             self.policy_optimiser.restore(state["policy_optimiser"])
             if self.value is not None and self.value_optimiser is not None:
-                self.value.load_state_dict(state["value"])
+                _fill(self.value, state["value"])
                 self.value_optimiser.restore(state["value_optimiser"])
-        except (RuntimeError, KeyError) as error:
+        except (RuntimeError, KeyError, ValueError) as error:
             raise RunFailed(f"checkpoint: of another model than the config's: {str(error).splitlines()[0]}") from error
         torch.set_rng_state(state["rng"])
         self.version = int(state["version"])
@@ -278,40 +317,15 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _fill(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Raises RuntimeError or ValueError where the tensors are another network's."""
+    here = network.state_dict()
+    network.load_state_dict(
+        {name: like(here[name], tensors[name]) if name in here else tensors[name] for name in tensors}
+    )
+
+
 def _freeze(policy: nn.Module, patterns: list[str]) -> None:
     """Leaves parameters whose name matches one of the patterns as they are."""
     for name, parameter in policy.named_parameters():
         parameter.requires_grad_(not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
-
-
-def _batch_metrics(batch: TrainingBatch, version: int) -> dict[str, float]:
-    staleness = version - batch.policy_versions.astype(np.int64)
-    metrics = {
-        "reward": float(np.mean(batch.rewards, dtype=np.float64)),
-        "reward_std": float(np.std(batch.rewards, dtype=np.float64)),
-        "staleness": float(staleness.mean()),
-        "staleness_max": float(staleness.max()),
-        "sequences": float(len(batch)),
-        "tokens": float(batch.codes.size),
-    }
-    for name, scores in batch.scores.items():
-        known = scores[np.isfinite(scores)].astype(np.float64)
-        if known.size:
-            metrics[f"reward_{name}"] = float(known.mean())
-    return metrics
-
-
-def _cell_metrics(outcomes: list[_Outcome], inputs: _Inputs) -> dict[str, float]:
-    tokens, rows = inputs.codes.numel(), inputs.codes.shape[0]
-    sums = {name: sum(outcome.sums[name] for outcome in outcomes) for name in outcomes[0].sums}
-    baseline = torch.cat([outcome.values for outcome in outcomes])  # [B, T]
-    return {
-        "kl": sums["kl"] / tokens,
-        "kl_clip": sums["kl"] / rows,
-        "entropy": sums["entropy"] / tokens,
-        "importance_weight_mean": sums["importance_weight"] / tokens,
-        "importance_weight_max": max(outcome.importance_weight_max for outcome in outcomes),
-        "importance_clipped": sums["clipped"] / tokens,
-        "advantage_std": (inputs.rewards[:, None] - baseline).std(unbiased=False).item(),
-        "explained_variance": objective.explained_variance(inputs.rewards, baseline),
-    }

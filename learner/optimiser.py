@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from learner.ranks import like, whole
+
 
 def scheduled_rate(peak: float, schedule: str, warmup_steps: int, done: int, total: int) -> float:
     """Learning rate of the update that follows `done` completed ones, of `total`.
@@ -34,8 +36,9 @@ class Optimiser:
         self.adam = torch.optim.Adam(list(self.named.values()), lr=0.0, fused=True)
 
     def clip(self) -> float:
-        """Scales the gradient to a global norm of at most `grad_clip` -> the norm before."""
-        return nn.utils.clip_grad_norm_(self.named.values(), self.grad_clip).item()
+        """Scales the gradient to a global norm of at most `grad_clip` -> the norm before. A collective where ranks hold
+        parts of the parameters."""
+        return whole(nn.utils.clip_grad_norm_(self.named.values(), self.grad_clip)).item()
 
     def step(self, rate: float) -> None:
         for group in self.adam.param_groups:
@@ -47,15 +50,21 @@ class Optimiser:
         return {name: dict(self.adam.state.get(parameter, {})) for name, parameter in self.named.items()}
 
     def restore(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Inverse of `state`. Raises KeyError when it is of other parameters."""
+        """Inverse of `state`; tensors may be whole or this rank's part. Raises KeyError when it is of others'."""
         if state.keys() - self.named.keys():
             raise KeyError(f"optimiser: unknown parameter {sorted(state.keys() - self.named.keys())[0]}")
         self.adam.state.clear()
         for name, moments in state.items():
-            parameter = self.named[name]
-            if any(tensor.ndim and tensor.shape != parameter.shape for tensor in moments.values()):
-                raise KeyError(f"optimiser: {name} has another shape")
             if moments:
-                self.adam.state[parameter] = {
-                    key: tensor.to(parameter.device, copy=True) for key, tensor in moments.items()
+                self.adam.state[self.named[name]] = {
+                    key: self._restored(name, tensor) for key, tensor in moments.items()
                 }
+
+    def _restored(self, name: str, tensor: Tensor) -> Tensor:
+        parameter = self.named[name]
+        if not tensor.ndim:  # the count of steps
+            return tensor.to(parameter.device, copy=True)
+        try:
+            return like(parameter.detach(), tensor)
+        except ValueError:
+            raise KeyError(f"optimiser: {name} has another shape") from None

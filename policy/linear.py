@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from policy.compiled.product import pack, product
+from policy.compiled.simd import Floats
 from policy.threads import share_rows
 
 LEAST_ROWS = 256  # below it, a thread costs more than it brings
@@ -39,13 +41,23 @@ def kernels_serve(*tensors: Tensor) -> bool:
     return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
 
 
+def lent(weight: Tensor) -> Floats:
+    """A weight's numbers: its own memory where it is contiguous, else a copy.
+
+    Not by Tensor.numpy(), which forbids for good to resize what it was called on: a sharded learner gives the memory of
+    a block's weights back after each use.
+    """
+    numbers: Floats = np.from_dlpack(weight.detach().contiguous())  # type: ignore[assignment]
+    return numbers
+
+
 class _Linear(torch.autograd.Function):
     """y = x W^T;  dx = dy W;  dW = dy^T x: three products of the same form."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        rows, panels = x.detach().contiguous().view(-1, x.shape[-1]).numpy(), pack(weight.detach().contiguous().numpy())
+        rows, panels = x.detach().contiguous().view(-1, x.shape[-1]).numpy(), pack(lent(weight))
         out = x.new_empty(*x.shape[:-1], len(weight))
         results = out.view(-1, len(weight)).numpy()
         share_rows(len(rows), LEAST_ROWS, lambda begin, end: product(rows[begin:end], panels, results[begin:end]))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from policy.compiled import attention, layers
 from policy.compiled.simd import Floats
-from policy.linear import kernels_serve
+from policy.linear import kernels_serve, lent
 from policy.threads import share_rows
 
 LEAST_NUMBERS = 100_000  # for a thread of its own
@@ -65,10 +65,12 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """Rotary positions: neighbouring pairs of the last dimension, taken as complex numbers, are turned.
 
-    x [..., d], turns complex [..., d/2], broadcast -> [..., d].
+    x [..., d], turns complex [..., d/2], broadcast -> [..., d]. In 16 bits, of which torch has no complex numbers to
+    calculate with, x is turned in 32.
     """
-    pairs = torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * turns).view(x.shape)
+    wide = x.float() if x.dtype.itemsize < 4 else x
+    pairs = torch.view_as_complex(wide.view(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * turns).view(x.shape).to(x.dtype)
 
 
 class _Gelu(torch.autograd.Function):
@@ -96,7 +98,7 @@ class _Norm(torch.autograd.Function):
         out, moments = x.new_empty(x.shape), x.new_empty(*x.shape[:-1], 2)
         ctx.save_for_backward(x, weight, moments)
         rows, results, found = (_rows(part) for part in (x, out, moments))
-        factors = weight.detach().numpy()
+        factors = lent(weight)
 
         def work(a: int, b: int) -> None:
             layers.norm(rows[a:b], rows[:0], factors, rows[a:b], results[a:b], found[a:b])

@@ -1,0 +1,96 @@
+"""Short trainings that two ranks of torch.distributed and one process alone go through alike.
+
+python -m tests.learner.rank_scenarios RANK SIZE PORT FOLDER      all of them; results go to FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from learner.checkpoint import load_checkpoint, save_checkpoint
+from learner.learner import Learner
+from learner.ranks import Ranks
+from learner.sharding import DistributedRanks, Place, join
+from policy.port import SamplingSettings
+from tests.learner.tiny_learner import GUIDED, SETTINGS, batch, config, tiny_policy
+
+STEPS = 5
+SAVED_AT = 3
+WIDE = {"alpha": 0.3, "freeze": ["trunk.embed*"], "micro_batch_size": 3, "lr_schedule": "linear", "grad_clip": 0.5}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """rows: of each step's batch, in turn."""
+
+    changes: dict[str, Any]
+    rows: tuple[int, ...] = (8,)
+    sampling: SamplingSettings = SETTINGS
+    steps: int = STEPS
+    close: float = 1e-5
+    same: dict[str, Any] = field(default_factory=dict)  # what the process that is alone is configured with, too
+
+
+SCENARIOS = {
+    "data": Scenario({"parallel": "data"}, sampling=GUIDED),
+    "sharded": Scenario({"parallel": "sharded"}, sampling=GUIDED),
+    "data, odd batches": Scenario({"parallel": "data"}, rows=(7, 8, 1), same={"baseline": "leave_one_out"}),
+    "sharded, odd batches": Scenario({"parallel": "sharded"}, rows=(7, 8, 1), same={"value_warmup_steps": 2}),
+    "recomputed": Scenario({"parallel": "sharded", "activation_checkpointing": True}, steps=2),
+    "bfloat16": Scenario({"parallel": "sharded", "precision": "bfloat16"}, close=0.02, same={"micro_batch_size": 8}),
+}
+
+
+def made(name: str, ranks: Ranks | None) -> Learner:
+    """A learner of the scenario; ranks None: alone, without what is said of ranks."""
+    scenario = SCENARIOS[name]
+    settings = config(**{**WIDE, **scenario.same, **(scenario.changes if ranks is not None else {})})
+    return Learner(tiny_policy(0), tiny_policy(2), settings, scenario.sampling, total_steps=STEPS, ranks=ranks)
+
+
+def train(name: str, learner: Learner, until: int) -> list[dict[str, float]]:
+    """Steps up to version `until` -> their metrics. Batches depend on the version alone."""
+    scenario, metrics = SCENARIOS[name], []
+    while learner.version < until:
+        version = learner.version
+        rows = scenario.rows[version % len(scenario.rows)]
+        metrics.append(learner.step(batch(tiny_policy(1), rows, scenario.sampling, seed=version)))
+    return metrics
+
+
+def main(rank: int, size: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    join(config(), Place(rank, size, "127.0.0.1", port), start_s=60.0)
+    for name, scenario in SCENARIOS.items():
+        _one(name, made(name, DistributedRanks(config(**scenario.changes))), folder)
+    resumed = made("sharded", DistributedRanks(config(parallel="sharded")))
+    load_checkpoint(folder / "alone" / "checkpoints" / f"step_{SAVED_AT}", resumed)
+    train("sharded", resumed, STEPS)
+    _keep("resumed", resumed, [], folder)
+
+
+def _one(name: str, learner: Learner, folder: Path) -> None:
+    scenario, metrics = SCENARIOS[name], []
+    if scenario.steps > SAVED_AT:
+        metrics = train(name, learner, SAVED_AT)
+        save_checkpoint(folder / name, SAVED_AT, learner, {"by": name}, {})
+    metrics += train(name, learner, scenario.steps)
+    _keep(name, learner, metrics, folder)
+
+
+def _keep(name: str, learner: Learner, metrics: list[dict[str, float]], folder: Path) -> None:
+    weights = {key: torch.from_numpy(array) for key, array in learner.weights().items()}
+    if learner.ranks.leads:
+        save_file(weights, folder / f"{name}.safetensors")
+    (folder / f"{name} {learner.ranks.rank}.json").write_text(json.dumps(metrics))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
