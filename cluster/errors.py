@@ -11,5 +11,9 @@ class RunFailed(Exception):
     exit_status = 1
 
 
+class PeerMissing(RunFailed):
+    """One of several that work together could not go on: another is gone, or did not come in time."""
+
+
 class Interrupted(Exception):
     """A run was asked to stop, and stopped between two steps or at once."""

@@ -8,7 +8,8 @@ by side and both must. Sharing roles reserve a fraction of a logical CPU each, s
 A cluster may have node groups: some nodes offer the custom resource `learner`, others `generator` or `scorer` (as in
 the launch files). There each role asks for its own resource beside its CPUs, so that it lands on its group, and a group
 that stands at zero nodes grows by what is asked for. The driver, the learner, the replay store and the evaluator share
-the run folder, hence a node: that of the driver, which therefore has to be one that offers `learner`.
+the run folder, hence a node: that of the driver, which therefore has to be one that offers `learner`. The workers of a
+learner are all there, each with the CPUs, and if asked for the GPU, of its own.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ class RoleResources:
     threads: int  # torch threads
     cpus: float  # logical CPUs that Ray reserves
     group: str = ""  # resource of the node group that it belongs to; empty: any node
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Resources by role. `shared`: roles take turns on the same cores."""
+    """Resources by role, of one actor each. `shared`: roles take turns on the same cores."""
 
     generator: RoleResources
     scorer: RoleResources
@@ -60,7 +62,7 @@ def plan(config: Config, node_cpus: Sequence[float]) -> Placement:
 
     Raises: UserError naming the setting that asks for more than there is.
     """
-    actors, learner_cpus = config.actors, config.learner.cpus
+    actors, learner_cpus = config.actors, config.learner.cpus * config.learner.workers
     generators = (actors.generators_max or actors.generators) * actors.generator_cpus
     scorers = (actors.scorers_max or actors.scorers) * actors.scorer_cpus
     total = sum(node_cpus)
@@ -76,7 +78,7 @@ def plan(config: Config, node_cpus: Sequence[float]) -> Placement:
     return Placement(
         generator=role(actors.generator_cpus),
         scorer=role(actors.scorer_cpus),
-        learner=role(learner_cpus),
+        learner=replace(role(config.learner.cpus), gpus=config.learner.gpus),
         replay=RoleResources(1, 0.0),
         evaluator=RoleResources(max(1, min(turn, int(max(node_cpus)))), 0.0),
         shared=shared,
@@ -98,7 +100,7 @@ def plan_groups(config: Config, nodes: Sequence[Mapping[str, float]], own: Mappi
             "ray job submit --entrypoint-resources '{\"learner\": 0.001}' ..."
         )
     for setting, cpus, group in (
-        ("learner.cpus", config.learner.cpus, [own]),
+        (_learner_setting(config), config.learner.cpus * config.learner.workers, [own]),
         ("actors.generator_cpus", actors.generator_cpus, [node for node in nodes if "generator" in node]),
         ("actors.scorer_cpus", actors.scorer_cpus, [node for node in nodes if "scorer" in node]),
     ):
@@ -108,7 +110,7 @@ def plan_groups(config: Config, nodes: Sequence[Mapping[str, float]], own: Mappi
     return Placement(
         generator=RoleResources(actors.generator_cpus, actors.generator_cpus, "generator"),
         scorer=RoleResources(actors.scorer_cpus, actors.scorer_cpus, "scorer"),
-        learner=RoleResources(config.learner.cpus, config.learner.cpus, "learner"),
+        learner=RoleResources(config.learner.cpus, config.learner.cpus, "learner", config.learner.gpus),
         replay=RoleResources(1, 0.0, "learner"),
         evaluator=RoleResources(config.learner.cpus, 0.0, "learner"),
         shared=False,
@@ -120,9 +122,10 @@ async def plan_on_cluster(config: Config, wait_s: float = CLUSTER_WAIT_S) -> Pla
     give_up, types = time.monotonic() + wait_s, _Types()
     while True:
         nodes = alive_nodes()
+        own = nodes.get(ray.get_runtime_context().get_node_id(), {})
         try:
+            check_gpus(config, own)
             if any("learner" in node for node in nodes.values()):
-                own = nodes.get(ray.get_runtime_context().get_node_id(), {})
                 made = plan_groups(config, list(nodes.values()), own)
                 return replace(made, notes=await _notes(config, made, list(nodes.values()), types))
             return plan(config, [node.get("CPU", 0.0) for node in nodes.values()])
@@ -154,6 +157,16 @@ async def _notes(
     return () if enough else tuple(check_room(config, wishes, nodes, await types.get()))
 
 
+def check_gpus(config: Config, own: Mapping[str, float]) -> None:
+    """own: resources of the driver's node. Raises UserError where the learner asks for more GPUs than it has."""
+    learner, there = config.learner, int(own.get("GPU", 0))
+    if learner.workers * learner.gpus > there:
+        raise UserError(
+            f"learner.workers: got {learner.workers} with learner.gpus={learner.gpus}, allowed at most {there}, the "
+            "GPUs of the driver's node" + ("" if there else " (for workers on CPUs: learner.gpus=0)")
+        )
+
+
 def alive_nodes() -> dict[str, dict[str, float]]:
     """Resources of each alive node, by its id."""
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
@@ -166,6 +179,8 @@ def actor_options(role: RoleResources, *, on_this_node: bool, local: bool) -> di
     its workers inherit the environment that `cluster.session` made.
     """
     options: dict[str, Any] = {"num_cpus": role.cpus, "max_restarts": 0, "max_task_retries": 0}
+    if role.gpus:
+        options["num_gpus"] = role.gpus
     if role.group:
         options["resources"] = {role.group: PLACE}
     if not local:  # starting an actor with a runtime environment of its own costs a second, so only where it must be
@@ -176,23 +191,29 @@ def actor_options(role: RoleResources, *, on_this_node: bool, local: bool) -> di
     return options
 
 
+def _learner_setting(config: Config) -> str:
+    """What asks for the learner's CPUs."""
+    return "learner.cpus" if config.learner.workers == 1 else "learner.workers x learner.cpus"
+
+
 def _refuse_impossible(config: Config, node_cpus: Sequence[float], generators: int, scorers: int) -> None:
     largest, total = max(node_cpus, default=0.0), sum(node_cpus)
+    learner_cpus = config.learner.cpus * config.learner.workers
     for setting, cpus in (
         ("actors.generator_cpus", config.actors.generator_cpus),
         ("actors.scorer_cpus", config.actors.scorer_cpus),
-        ("learner.cpus", config.learner.cpus),
+        (_learner_setting(config), learner_cpus),
     ):
         if cpus > largest:
             raise UserError(f"{setting}: got {cpus}, allowed at most {largest:g}, the CPUs of the largest node")
     combine: Callable[[int, int], int] = max if config.pipeline.mode == "sync" else (lambda a, b: a + b)
-    at_once = combine(generators, config.learner.cpus)
+    at_once = combine(generators, learner_cpus)
     if at_once > total:
         rule = "the larger of both" if config.pipeline.mode == "sync" else "both together"
         field, count = _most(config, "generators")
         raise UserError(
-            f"{field}: got {count} x {config.actors.generator_cpus} CPUs and learner.cpus "
-            f"{config.learner.cpus}, allowed {total:g} CPUs for {rule} (this cluster, {config.pipeline.mode} mode)"
+            f"{field}: got {count} x {config.actors.generator_cpus} CPUs and {_learner_setting(config)} {learner_cpus}, "
+            f"allowed {total:g} CPUs for {rule} (this cluster, {config.pipeline.mode} mode)"
         )
     if scorers > total:
         field, count = _most(config, "scorers")

@@ -14,11 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cluster.errors import RunFailed
-
-
-class ExchangeFailed(RunFailed):
-    """A rank could not exchange with the others: one of them is gone, or did not come in time."""
+from cluster.errors import PeerMissing
 
 
 class Ranks(Protocol):
@@ -173,7 +169,7 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def exchanging(ranks: Ranks, limit_s: float) -> Iterator[None]:
-    """Turns what torch.distributed raises where a rank is gone or late into ExchangeFailed."""
+    """Turns what torch.distributed raises where a rank is gone or late into PeerMissing."""
     try:
         yield
     except RuntimeError as error:
@@ -182,4 +178,4 @@ def exchanging(ranks: Ranks, limit_s: float) -> Iterator[None]:
             raise
         late = "timed out" in text.lower() or "timeout" in text.lower()
         what = f"waited {limit_s:g} s for the others in vain" if late else "lost its connection to the others"
-        raise ExchangeFailed(f"learner: worker {ranks.rank} of {ranks.size} {what}") from error
+        raise PeerMissing(f"learner: worker {ranks.rank} of {ranks.size} {what}") from error

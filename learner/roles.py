@@ -16,6 +16,7 @@ from actors.generator import Generator
 from actors.records import Rollout, RolloutTask
 from actors.replay import ReplayStore
 from actors.scorer import RewardFacts, Scorer
+from cluster.actor_group import ActorGroup
 from cluster.errors import RunFailed
 from cluster.member import PoolEvent
 from cluster.placement import Placement, RoleResources, actor_options
@@ -27,6 +28,7 @@ from configs.schema import Config
 from learner.delivery import use_newest
 from learner.fleet import bounds_of
 from learner.learner_actor import LearnerActor
+from learner.meeting import MeetingPoint
 from learner.pools import Newest, Pools
 from rewards.port import ClipBatch
 
@@ -69,6 +71,7 @@ class Roles:
         self._local = local
         self._on_event = on_event
         self._started: list[ActorPool] = []
+        self._meeting: MeetingPoint | None = None  # of the learner's workers, while there are several
 
     async def start(self, newest: Newest, eval_prompts: tuple[str, ...]) -> Crew:
         """Starts all roles; generators come last, because the rewards say which views of a clip they read.
@@ -112,9 +115,26 @@ class Roles:
 
     def _learner(self) -> ActorPool:
         """Never restarted: its state lives in checkpoints, and the run goes on from there by a resume."""
-        role = self._placement.learner
-        spawn = self._spawner(LearnerActor, role, self._config, self._epoch, role.threads, on_this_node=True)
-        return self._pool("learner", spawn, 1, max_restarts=0)
+        role, workers = self._placement.learner, self._config.learner.workers
+        arguments = (self._config, self._epoch, role.threads)
+        if workers == 1:
+            spawn = self._spawner(LearnerActor, role, *arguments, on_this_node=True)
+            return self._pool("learner", spawn, 1, max_restarts=0)
+        meeting = self._meeting = MeetingPoint()
+        spawners = [
+            self._spawner(LearnerActor, role, *arguments, meeting.place(rank, workers), on_this_node=True)
+            for rank in range(workers)
+        ]
+        group = ActorGroup(
+            "learner",
+            lambda rank: spawners[rank](rank),
+            workers,
+            deadline_s=self._config.actors.deadline_s,
+            on_event=self._on_event,
+            start_deadline_s=self._config.pipeline.stall_s,
+        )
+        self._started.append(group)
+        return group
 
     def _replay(self) -> ActorPool:
         settings = self._config.replay

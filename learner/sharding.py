@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -28,29 +27,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from cluster.errors import RunFailed
 from configs.schema import LearnerConfig
+from learner.meeting import Place
 from learner.ranks import blocks_of, share_of
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where one of the ranks stands, and where they find one another."""
-
-    rank: int
-    size: int
-    host: str
-    port: int
-
-
-class MeetingPoint:
-    """The key-value store by which ranks find one another. It lives in the process that starts them, so that it
-    outlasts each of them."""
-
-    def __init__(self, host: str = "127.0.0.1") -> None:
-        self._store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
-        self.host = host
-
-    def place(self, rank: int, size: int) -> Place:
-        return Place(rank, size, self.host, self._store.port)
 
 
 class DistributedRanks:

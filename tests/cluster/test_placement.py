@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.errors import UserError
-from cluster.placement import PLACE, Placement, actor_options, plan, plan_groups
+from cluster.placement import PLACE, Placement, actor_options, check_gpus, plan, plan_groups
 from configs.schema import Config
 
 
@@ -53,6 +53,38 @@ def test_more_than_the_largest_node_is_refused_by_name() -> None:
         plan(config(learner_cpus=16), [8.0, 8.0])
     with pytest.raises(UserError, match=r"actors\.generator_cpus: got 9"):
         plan(config(generator_cpus=9), [8.0, 8.0])
+
+
+def test_workers_of_the_learner_each_have_their_cpus_and_gpu() -> None:
+    made = config("async", generators=2, learner_cpus=3)
+    made.learner.workers, made.learner.gpus = 4, 1
+    placement = plan(made, [32.0])
+    assert (placement.learner.cpus, placement.learner.threads, placement.learner.gpus) == (3.0, 3, 1)
+    options = actor_options(placement.learner, on_this_node=False, local=True)
+    assert options["num_gpus"] == 1 and "num_gpus" not in actor_options(
+        placement.scorer, on_this_node=False, local=True
+    )
+    shared = plan(config("sync", learner_cpus=1), [2.0]).learner.cpus
+    made = config("sync", learner_cpus=1)
+    made.learner.workers = 2
+    assert plan(made, [2.0]).learner.cpus < shared  # two take turns with the others on the same two cores
+    made.learner.workers = 3
+    with pytest.raises(UserError, match=r"learner\.workers x learner\.cpus: got 3, allowed at most 2"):
+        plan(made, [2.0])
+    with pytest.raises(UserError, match=r"learner\.workers x learner\.cpus: got 3, allowed at most 2"):
+        plan_groups(made, [{"CPU": 2.0, "learner": 1.0}], {"CPU": 2.0, "learner": 1.0})
+
+
+def test_more_learners_than_gpus_are_refused_where_gpus_are_asked_for() -> None:
+    made = config()
+    made.learner.workers, made.learner.gpus = 4, 1
+    check_gpus(made, {"CPU": 64.0, "GPU": 4.0})
+    with pytest.raises(UserError, match=r"learner\.workers: got 4 with learner\.gpus=1, allowed at most 2, the GPUs"):
+        check_gpus(made, {"CPU": 64.0, "GPU": 2.0})
+    with pytest.raises(UserError, match=r"allowed at most 0, .*learner\.gpus=0"):
+        check_gpus(made, {"CPU": 64.0})
+    made.learner.gpus = 0
+    check_gpus(made, {"CPU": 64.0})
 
 
 def test_generators_may_be_spread_over_nodes() -> None:

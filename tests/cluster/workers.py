@@ -6,10 +6,11 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import ray
 
-from cluster.errors import UserError
+from cluster.errors import PeerMissing, UserError
 
 
 class Worker:
@@ -67,3 +68,36 @@ class Worker:
 class Unbuildable:
     def __init__(self) -> None:
         raise UserError("codec: got nothing")
+
+
+class Peer:
+    """One of a group. `who` misbehaves; the others say that they missed it."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self._total = 0
+
+    def add(self, numbers: Any) -> tuple[int, int]:
+        self._total += int(numbers.sum())
+        time.sleep(0.2 * self.index)
+        return self.index, self._total
+
+    def total(self) -> int:
+        return self._total
+
+    def die(self, who: int) -> None:
+        if who == self.index:
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise PeerMissing(f"learner: worker {self.index} of 2 lost its connection to the others")
+
+    def hang(self, who: int) -> None:
+        if who in (self.index, -1):
+            time.sleep(600)
+        raise PeerMissing(f"learner: worker {self.index} of 2 waited 1 s for the others in vain")
+
+    def fail(self, who: int) -> None:
+        if who == self.index:
+            time.sleep(0.3)
+            raise UserError("codes: got nothing")
+        raise PeerMissing("learner: worker 0 of 2 waited 1 s for the others in vain")

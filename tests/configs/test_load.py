@@ -128,6 +128,8 @@ COMBINATIONS = [
     (["sampling.group_size=8", "actors.rollout_size=4"], "allowed a divisor of actors.rollout_size (4)"),
     (["learner.baseline=leave_one_out"], "sampling.group_size: got 1, allowed at least 2"),
     (["learner.baseline=batch_mean", "learner.batch_size=1"], "learner.batch_size: got 1, allowed at least 2"),
+    (["learner.workers=3"], "learner.workers: got 3, allowed a divisor of learner.batch_size (64)"),
+    (["learner.workers=2", "pipeline.stall_s=30"], "learner.collective_timeout_s: got 60, allowed less than pipeline"),
     (["learner.value_warmup_steps=300"], "allowed less than learner.steps (300)"),
     (["pipeline.mode=async", "pipeline.max_staleness=0"], "pipeline.max_staleness: got 0, allowed at least 1"),
     (["learner.steps=3", "learner.steps=4"], "learner.steps: given twice, '3' and '4'"),
@@ -210,8 +212,9 @@ def earlier_run(tmp_path: Path) -> Path:
 
 
 def test_resume_takes_the_config_of_the_folder(earlier_run: Path):
-    config = load_config([f"run.resume={earlier_run}", "learner.steps=400", "metrics.progress=lines", "run.seed=7"])
-    assert config.run.resume == config.run.dir == str(earlier_run)
+    changed = ["learner.steps=400", "metrics.progress=lines", "run.seed=7", "learner.workers=2"]
+    config = load_config([f"run.resume={earlier_run}", *changed])
+    assert config.run.resume == config.run.dir == str(earlier_run) and config.learner.workers == 2
     assert (config.run.seed, config.learner.steps, config.metrics.progress) == (7, 400, "lines")
     assert config.rewards["own"].target == "a:B"
 
@@ -224,6 +227,7 @@ def test_resume_takes_the_config_of_the_folder(earlier_run: Path):
         ("preset=smoke", "preset: got 'smoke' beside run.resume, allowed the run's own 'tiny_r'"),
         ("rewards.other.target=a:B", "rewards.other.weight: got 1.0 beside run.resume, allowed only the run's own"),
         ("rewards.own.options.bars=4", "rewards.own.options: got {'bars': 4} beside run.resume"),
+        ("learner.precision=bfloat16", "learner.precision: got 'bfloat16' beside run.resume, allowed the run's own"),
         ("learner.steps=x", "learner.steps: got 'x'"),
     ],
 )

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.learner import Learner
+from learner.meeting import Place
 from learner.ranks import Ranks
-from learner.sharding import DistributedRanks, Place, join
+from learner.sharding import DistributedRanks, join
 from policy.port import SamplingSettings
 from tests.learner.tiny_learner import GUIDED, SETTINGS, batch, config, tiny_policy
 
@@ -67,7 +68,7 @@ def train(name: str, learner: Learner, until: int) -> list[dict[str, float]]:
 
 def main(rank: int, size: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    join(config(), Place(rank, size, "127.0.0.1", port), start_s=60.0)
+    join(config(), Place(rank, size, port), start_s=60.0)
     for name, scenario in SCENARIOS.items():
         _one(name, made(name, DistributedRanks(config(**scenario.changes))), folder)
     resumed = made("sharded", DistributedRanks(config(parallel="sharded")))

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from learner.checkpoint import load_checkpoint, save_checkpoint
+from learner.meeting import MeetingPoint
 from learner.parts import Parts
 from learner.ranks import blocks_of, share_of
-from learner.sharding import MeetingPoint
 from policy.checkpoint import load_policy
 from tests.learner.rank_scenarios import SAVED_AT, SCENARIOS, STEPS, made, train
 from tests.learner.tiny_learner import batch, config, learner, tiny_policy
