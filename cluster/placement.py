@@ -212,8 +212,8 @@ def _refuse_impossible(config: Config, node_cpus: Sequence[float], generators: i
         rule = "the larger of both" if config.pipeline.mode == "sync" else "both together"
         field, count = _most(config, "generators")
         raise UserError(
-            f"{field}: got {count} x {config.actors.generator_cpus} CPUs and {_learner_setting(config)} {learner_cpus}, "
-            f"allowed {total:g} CPUs for {rule} (this cluster, {config.pipeline.mode} mode)"
+            f"{field}: got {count} x {config.actors.generator_cpus} CPUs and {_learner_setting(config)} "
+            f"{learner_cpus}, allowed {total:g} CPUs for {rule} (this cluster, {config.pipeline.mode} mode)"
         )
     if scorers > total:
         field, count = _most(config, "scorers")

@@ -174,7 +174,7 @@ def exchanging(ranks: Ranks, limit_s: float) -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = str(error)
-        if ranks.size == 1 or not any(word in text.lower() for word in ("gloo", "nccl", "timed out", "store")):
+        if ranks.size == 1 or not any(word in text.lower() for word in ("gloo", "nccl", "timed out")):
             raise
         late = "timed out" in text.lower() or "timeout" in text.lower()
         what = f"waited {limit_s:g} s for the others in vain" if late else "lost its connection to the others"
