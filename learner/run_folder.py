@@ -97,6 +97,8 @@ class RunFolder:
             raise UserError(
                 f"run.resume: got {self.name!r} with {found} checkpoints, allowed a run with a complete one"
             )
+        if not is_url(self.name) and not os.access(self.path, os.W_OK | os.X_OK):
+            raise UserError(f"run.resume: got {self.name!r}, which cannot be written to")
 
     def _check_new(self) -> None:
         existing = nearest_existing(self.path)

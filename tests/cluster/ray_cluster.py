@@ -61,11 +61,12 @@ def ray_cluster(
     resources: Mapping[str, float] | None = None,
     groups: Mapping[str, Mapping[str, Any]] | None = None,
     idle_s: float = 6.0,
+    more: Mapping[str, str] | None = None,
 ) -> Iterator[RayCluster]:
     """A head with `cpus` CPUs and `resources`; with a token, nobody without it is served.
 
     groups: node types (`resources`, `max_workers`) that Ray's own autoscaler starts on machines that are simulated by
-    processes here, and gives back after `idle_s` without work.
+    processes here, and gives back after `idle_s` without work. more: of its environment.
     """
     folder = Path(tempfile.mkdtemp(prefix="rayhead"))  # short: it holds Unix sockets
     dashboard, gcs = free_port(), free_port()
@@ -74,6 +75,7 @@ def ray_cluster(
     environment["PYTHONPATH"] = str(PROJECT_ROOT)
     environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "OMP_WAIT_POLICY": "PASSIVE"}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
+    environment |= more or {}
     command = [RAY, "start", "--head", f"--port={gcs}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
     if groups is not None:
         launch = simulated_launch(groups, {"CPU": cpus, **(resources or {})}, idle_s, f"{get_node_ip_address()}:{gcs}")

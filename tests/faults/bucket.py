@@ -52,10 +52,10 @@ class Bucket(Place):
     def _new_machine(self) -> None:
         """A cache folder that nothing lies in."""
         self._machines += 1
-        cache = str(self._folder / f"machine_{self._machines}")
-        self.environment["MUSICRL_CACHE"] = cache
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MUSICRL_CACHE", cache)
+        self.environment["MUSICRL_CACHE"] = str(self._folder / f"machine_{self._machines}")
+        with pytest.MonkeyPatch.context() as patch:  # the folder's name knows its server
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
             self.run_dir = working_folder(URL, "run.dir")
 
 

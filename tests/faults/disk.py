@@ -5,6 +5,7 @@ Mounting needs the rights of root (a container's root has them where it may moun
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -37,10 +38,16 @@ class Disk(Place):
             self.make_read_only()
 
     def fill(self, left_bytes: int) -> None:
-        """Takes all space but `left_bytes`, in whole pages."""
-        free = shutil.disk_usage(self._mount).free
+        """Takes all space but `left_bytes`, in whole pages, while the run goes on writing."""
         with self._ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(4096, free - left_bytes))
+            while True:
+                free = shutil.disk_usage(self._mount).free
+                try:
+                    os.posix_fallocate(file.fileno(), 0, max(4096, free - left_bytes))
+                    return
+                except OSError as error:
+                    if error.errno != errno.ENOSPC or free <= left_bytes:
+                        raise
 
     def make_read_only(self) -> None:
         """The run folder is shadowed by a read-only view of itself: what is opened from now on cannot be written."""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -38,7 +38,7 @@ class Hangs(AssertionError):
 class DisturbedRun:
     """`python -m tests.faults.audited_main` as the leader of a process group of its own.
 
-    root: the process below which the actors are; None: the run itself, which started its own Ray.
+    roots: driver -> processes below which the actors are.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class DisturbedRun:
         run_dir: Path,
         journal: Path,
         environment: Mapping[str, str] | None = None,
-        root: int | None = None,
+        roots: Callable[[int], list[int]] = lambda driver: [driver],
     ) -> None:
         own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         own |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -61,7 +61,7 @@ class DisturbedRun:
             text=True,
             start_new_session=True,
         )
-        self._root = root or self.process.pid
+        self._roots = roots
         self.lines: list[tuple[float, str]] = []  # of both streams: (monotonic, line)
         self._readers = [
             threading.Thread(target=self._read, args=(stream,), daemon=True)
@@ -116,7 +116,8 @@ class DisturbedRun:
         """Processes of a role, oldest first."""
         if role == "driver":
             return [self.process.pid]
-        below = psutil.Process(self._root).children(recursive=True)
+        roots = [psutil.Process(pid) for pid in self._roots(self.process.pid) if psutil.pid_exists(pid)]
+        below = [child for root in roots for child in root.children(recursive=True)]
         return [child.pid for child in below if _title(child).split("/")[-1].startswith(TITLES[role])]
 
     def strike(self, fault: Fault) -> list[int]:

@@ -21,6 +21,10 @@ class Place:
         """Does the harm; a harm that lasts is over on return."""
         raise ValueError(f"{fault.role}: not of this place")
 
+    def roots(self, driver: int) -> list[int]:
+        """Processes below which the actors are: a driver that started its own Ray has them below itself."""
+        return [driver]
+
     def mend(self) -> None:
         """Everything is as before."""
 

@@ -23,6 +23,7 @@ ENDS = (
     ("fill", "disk"),
     ("lock", "disk"),
 )
+REPLACED = {"kill": "died", "hang": "missed its deadline"}  # in the run's words
 REASONS = {"fill": "No space left on device", "lock": "Read-only file system"}
 ONLY = os.environ.get("FAULT", "")  # the number of one fault of the schedule, to repeat it alone
 
@@ -35,7 +36,7 @@ class Outcome:
     fault: Fault
     step: int = 0  # done when it struck
     detected_s: float | None = None
-    recovered_s: float = 0.0  # a step more was done, after what was lost had been replaced
+    recovered_s: float = 0.0  # two steps more were done; of a resumed run, its first
     end: str = ""  # "went on" | "replaced" | "resumed"
 
 
@@ -96,7 +97,7 @@ class Scenario:
 
     def _start(self, arguments: list[str]) -> DisturbedRun:
         assert self.place is not None
-        return DisturbedRun(arguments, self.place.run_dir, self._journal, self.place.environment)
+        return DisturbedRun(arguments, self.place.run_dir, self._journal, self.place.environment, self.place.roots)
 
     def _meet(self, run: DisturbedRun, outcome: Outcome) -> DisturbedRun:
         """One fault -> the run that goes on: the same process, or the one that resumed it."""
@@ -108,15 +109,16 @@ class Scenario:
         self._strike(run, fault)
         if (fault.kind, fault.role) in ENDS:
             return self._resume(run, outcome, struck)
-        if fault.kind in ("kill", "hang"):
-            words = "died" if fault.kind == "kill" else "missed its deadline"
+        if fault.kind in REPLACED or fault.role == "workers":
             for role in fault.role.split("+"):
-                heard = _wait_for(lambda role=role: _replaced(run, role, words, struck), f"{role} {words}", run)
+                heard = _wait_for(lambda role=role: _replaced(run, role, fault.kind, struck), f"{role} replaced", run)
                 outcome.detected_s = max(outcome.detected_s or 0.0, heard - struck)
             outcome.end = "replaced"
         else:
             outcome.end = "went on"
-        outcome.recovered_s = run.wait_for_step(steps_done(run.run_dir) + 1, LIMIT_S) - struck
+        # two steps: what the first is made of may have been there before
+        step = min(steps_done(run.run_dir) + 2, int(self.settings["learner__steps"]))
+        outcome.recovered_s = run.wait_for_step(step, LIMIT_S) - struck
         return run
 
     def _strike(self, run: DisturbedRun, fault: Fault) -> None:
@@ -157,12 +159,13 @@ class Scenario:
         assert self.place is not None
         with self._start([f"run.resume={self.place.name}"]) as refused:
             assert refused.wait_for_end(LIMIT_S) == 2, refused.tail
-            assert refused.last_line.startswith("error: run.dir: ") and "Traceback" not in refused.tail, refused.tail
+            assert refused.last_line.startswith("error: run.") and "Traceback" not in refused.tail, refused.tail
 
 
-def _replaced(run: DisturbedRun, role: str, words: str, since: float) -> float | None:
-    """When the run said so of a member of `role`."""
-    pattern = re.compile(rf"\b{role} \d+ {words}")
+def _replaced(run: DisturbedRun, role: str, kind: Kind, since: float) -> float | None:
+    """When the run said so of a member of `role`; of a node of workers, one of either role."""
+    words = r"\b(generator|scorer) \d+ .*: replaced" if role == "workers" else rf"\b{role} \d+ {REPLACED[kind]}"
+    pattern = re.compile(words)
     return next((at for at, line in run.lines if at >= since and pattern.search(line)), None)
 
 

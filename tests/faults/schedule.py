@@ -16,11 +16,11 @@ class Fault:
     """`kind` happens to `role` `delay_s` after step `step` was done, and lasts `lasts_s`.
 
     kill: SIGKILL. pause: SIGSTOP, later SIGCONT. slow: stopped five sixths of the time. hang: SIGSTOP, and nothing
-    after it. fill, lock: the role is "disk", which is full to the last pages, or cannot be written to. cut, flaky:
-    the role is "storage", which cannot be reached, or fails a part of what it is asked. role: two of them with a +
-    between are hit at once; "driver" is the whole program, "node" its raylet, "gcs" the cluster's head service,
-    "machine" the driver with all that lies on its disk. chance: picks one of several actors of a role, and how much
-    room a full disk has.
+    after it. fill, lock: the role is "disk", which is full to the last pages, or cannot be written to. cut: a
+    "storage" or node that cannot be reached. flaky: a "storage" that fails a part of what it is asked. role: two of
+    them with a + between are hit at once; "driver" is the whole program, "node" its raylet, "gcs" the cluster's
+    head service, "machine" the driver with all that lies on its disk, "workers" a node of generators and scorers.
+    chance: picks one of several actors of a role, and how much room a full disk has.
     """
 
     kind: Kind

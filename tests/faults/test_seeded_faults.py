@@ -14,6 +14,7 @@ import pytest
 from tests.faults.bucket import bucket
 from tests.faults.conftest import SYNC
 from tests.faults.disk import small_disk, unavailable
+from tests.faults.nodes import nodes
 from tests.faults.scenario import Scenario
 from tests.faults.schedule import Kind
 from tests.faults.table import Table
@@ -45,6 +46,15 @@ STORAGE: Pairs = [
     ("kill", "machine"),
     ("kill", "replay"),
     ("kill", "learner"),
+]
+NODES: Pairs = [
+    ("kill", "workers"),
+    ("kill", "workers"),
+    ("cut", "workers"),
+    ("kill", "generator"),
+    ("hang", "generator"),
+    ("kill", "replay"),
+    ("kill", "driver"),
 ]
 DISK: Pairs = [("fill", "disk"), ("fill", "disk"), ("lock", "disk")]
 ASYNC = SYNC | {"pipeline__mode": "async", "pipeline__max_staleness": 2, "actors__generators": 2}
@@ -132,3 +142,16 @@ def test_object_storage_that_is_away_or_fails_and_a_machine_that_is_lost(
     with bucket(tmp_path) as place:
         settings = SYNC | {"storage__lease_s": 4, "storage__upload_s": 2, "storage__deadline_s": 120}
         meet(Scenario("storage", seed, STORAGE, settings, place=place), world, tmp_path, table, undisturbed)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", [11], ids=lambda seed: f"nodes-{seed}")
+def test_nodes_that_die_or_are_cut_off(
+    seed: int, world: TinyWorld, undisturbed: Path, tmp_path: Path, table: Table
+) -> None:
+    with nodes(tmp_path) as place:
+        settings = SYNC | {"actors__generators": 2, "actors__deadline_s": 40}
+        run_dir = meet(Scenario("nodes", seed, NODES, settings, place=place), world, tmp_path, table, undisturbed)
+    stacks = (run_dir / "stalls.log").read_text()  # asked for on the other node
+    assert "missed its deadline" in stacks and "stopped" in stacks
