@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from learner.learner import Learner
 from learner.meeting import Place
 from learner.ranks import Ranks
 from learner.sharding import DistributedRanks, join
+from policy.checkpoint import load_policy
+from policy.musicgen.random_checkpoint import RandomShapes, write_random
 from policy.port import SamplingSettings
 from tests.learner.tiny_learner import GUIDED, SETTINGS, batch, config, tiny_policy
 
@@ -27,15 +31,22 @@ SAVED_AT = 3
 WIDE = {"alpha": 0.3, "freeze": ["trunk.embed*"], "micro_batch_size": 3, "lr_schedule": "linear", "grad_clip": 0.5}
 
 
+def musicgen(seed: int) -> Any:
+    """Of the true architecture, small, with random weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        return load_policy(write_random(folder, RandomShapes(width=16, entries=16, seed=seed)))
+
+
 @dataclass(frozen=True)
 class Scenario:
-    """rows: of each step's batch, in turn."""
+    """rows: of each step's batch, in turn. policy: of a seed."""
 
     changes: dict[str, Any]
     rows: tuple[int, ...] = (8,)
     sampling: SamplingSettings = SETTINGS
     steps: int = STEPS
     close: float = 1e-5
+    policy: Callable[[int], Any] = tiny_policy
     same: dict[str, Any] = field(default_factory=dict)  # what the process that is alone is configured with, too
 
 
@@ -43,8 +54,10 @@ SCENARIOS = {
     "data": Scenario({"parallel": "data"}, sampling=GUIDED),
     "sharded": Scenario({"parallel": "sharded"}, sampling=GUIDED),
     "data, odd batches": Scenario({"parallel": "data"}, rows=(7, 8, 1), same={"baseline": "leave_one_out"}),
-    "sharded, odd batches": Scenario({"parallel": "sharded"}, rows=(7, 8, 1), same={"value_warmup_steps": 2}),
-    "recomputed": Scenario({"parallel": "sharded", "activation_checkpointing": True}, steps=2),
+    "sharded, odd batches": Scenario(
+        {"parallel": "sharded", "activation_checkpointing": True}, rows=(7, 8, 1), same={"value_warmup_steps": 2}
+    ),
+    "musicgen": Scenario({"parallel": "sharded", "activation_checkpointing": True}, steps=2, policy=musicgen),
     "bfloat16": Scenario({"parallel": "sharded", "precision": "bfloat16"}, close=0.02, same={"micro_batch_size": 8}),
 }
 
@@ -53,16 +66,18 @@ def made(name: str, ranks: Ranks | None) -> Learner:
     """A learner of the scenario; ranks None: alone, without what is said of ranks."""
     scenario = SCENARIOS[name]
     settings = config(**{**WIDE, **scenario.same, **(scenario.changes if ranks is not None else {})})
-    return Learner(tiny_policy(0), tiny_policy(2), settings, scenario.sampling, total_steps=STEPS, ranks=ranks)
+    policy, reference = scenario.policy(0), scenario.policy(2)
+    return Learner(policy, reference, settings, scenario.sampling, total_steps=STEPS, ranks=ranks)
 
 
 def train(name: str, learner: Learner, until: int) -> list[dict[str, float]]:
     """Steps up to version `until` -> their metrics. Batches depend on the version alone."""
     scenario, metrics = SCENARIOS[name], []
+    behaviour = scenario.policy(1)
     while learner.version < until:
         version = learner.version
         rows = scenario.rows[version % len(scenario.rows)]
-        metrics.append(learner.step(batch(tiny_policy(1), rows, scenario.sampling, seed=version)))
+        metrics.append(learner.step(batch(behaviour, rows, scenario.sampling, seed=version)))
     return metrics
 
 
