@@ -142,6 +142,10 @@ class S3Server:
         self._backend().create_bucket(name, "us-east-1")
         return f"s3://{name}"
 
+    def put(self, bucket: str, name: str, data: bytes) -> None:
+        """An object, written past every fault."""
+        self._backend().put_object(bucket, name, data)
+
     def objects(self, bucket: str, prefix: str = "") -> dict[str, bytes]:
         """What lies in a bucket, read past every fault."""
         keys = self._backend().get_bucket(bucket).keys
