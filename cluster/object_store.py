@@ -12,7 +12,8 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -20,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import UserError
-from cluster.store_errors import Conflict, Missing, StoreError, explained
+from cluster.store_errors import Busy, Conflict, Missing, StoreError, explained
 
 SCHEME = "s3://"
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 ABSENT = "*"  # only_if: the object must not be there
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 60
+BUSY_PAUSES_S = (0.2, 0.5, 1.0)  # between questions to a server that is busy
 ATTEMPTS = 2  # of one request, where the connection broke; whoever can wait longer does so above this class
 SMALL_BYTES = 32 * 2**20  # up to here one request, beyond it several parts
 _PLACE = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/([^?#]+?)/*")
@@ -122,22 +124,16 @@ class ObjectStore:
 
     def read(self, name: str) -> Content:
         """A small object."""
-        answer = self._call("get_object", name)
         import fsspec.asyn
 
-        try:
-            data = bytes(fsspec.asyn.sync(self._files.loop, answer["Body"].read))
-        except Exception as error:  # the network, in any of its libraries' words
-            raise self._explained(error, "get_object") from error
+        answer = self._call("get_object", name)
+        data = self._asked("get_object", lambda: bytes(fsspec.asyn.sync(self._files.loop, answer["Body"].read)))
         return Content(data, answer["ETag"].strip('"'), _age_s(answer))
 
     def download(self, name: str, path: Path) -> None:
         """An object of any size into a file. What was there before goes; a failed download leaves a part."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._files.get_file(self._key(name), str(path))
-        except Exception as error:
-            raise self._explained(error, "get_object") from error
+        self._asked("get_object", lambda: self._files.get_file(self._key(name), str(path)))
 
     def upload(self, name: str, path: Path) -> str:
         """A file of any size, whole or not at all -> its ETag. Raises FileNotFoundError where there is none."""
@@ -145,11 +141,11 @@ class ObjectStore:
             if os.fstat(file.fileno()).st_size <= SMALL_BYTES:
                 return self.put(name, file.read())
         try:
-            self._files.put_file(str(path), self._key(name))
-        except Exception as error:
+            self._asked("put_object", lambda: self._files.put_file(str(path), self._key(name)))
+        except StoreError as error:
             if not path.exists():
                 raise FileNotFoundError(str(path)) from error
-            raise self._explained(error, "put_object") from error
+            raise
         return str(self._call("head_object", name)["ETag"]).strip('"')
 
     def put(self, name: str, data: bytes, only_if: str = "") -> str:
@@ -170,13 +166,19 @@ class ObjectStore:
 
     def _call(self, operation: str, name: str | None, **arguments: Any) -> Any:
         key = {} if name is None else {"Key": f"{self._prefix}/{name}"}
-        try:
-            return self._files.call_s3(operation, Bucket=self._bucket, **key, **arguments)
-        except Exception as error:  # botocore's, aiohttp's, the system's: `explained` knows them
-            raise self._explained(error, operation) from error
+        return self._asked(operation, lambda: self._files.call_s3(operation, Bucket=self._bucket, **key, **arguments))
 
-    def _explained(self, error: Exception, operation: str) -> StoreError:
-        return explained(error, operation, self._bucket, self._endpoint)
+    def _asked(self, operation: str, ask: Callable[[], Any]) -> Any:
+        """Asks a busy server again a few times. Raises StoreError."""
+        for pause_s in (*BUSY_PAUSES_S, None):
+            try:
+                return ask()
+            except Exception as error:  # botocore's, aiohttp's, the system's: `explained` knows them
+                said = explained(error, operation, self._bucket, self._endpoint)
+                if not isinstance(said, Busy) or pause_s is None:
+                    raise said from error
+            time.sleep(pause_s)
+        raise AssertionError("unreachable")
 
     def _key(self, name: str) -> str:
         return f"{self._bucket}/{self._prefix}/{name}"

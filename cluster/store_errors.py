@@ -33,12 +33,17 @@ CREDENTIALS = {
     "TokenRefreshRequired",
     "InvalidClientTokenId",
 }
+BUSY = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "OperationAborted", "Throttling"}
 DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "MethodNotAllowed", "403", "405"}
 WITHOUT_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, ProfileNotFound)
 
 
 class StoreError(Exception):
     """The store did not do what it was asked; later it may."""
+
+
+class Busy(StoreError):
+    """The server cannot just now (5xx, SlowDown): in a moment it may."""
 
 
 class Missing(StoreError):
@@ -85,9 +90,9 @@ def _answered(error: ClientError, operation: str, bucket: str, endpoint: str) ->
         return StoreError(f"the credentials of the environment are refused ({code})")
     if code in DENIED:
         return StoreError(f"bucket {bucket!r} denies {operation} ({code})")
-    return StoreError(
-        f"{endpoint or 'Amazon S3'} answers {operation} with {code}: {_one_line(said.get('Message', ''))}"
-    )
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    kind = Busy if status >= 500 or code in BUSY else StoreError
+    return kind(f"{endpoint or 'Amazon S3'} answers {operation} with {code}: {_one_line(said.get('Message', ''))}")
 
 
 def _headers(error: ClientError) -> dict[str, str]:
