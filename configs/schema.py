@@ -38,6 +38,8 @@ class LearnerConfig:
     importance_clip: float = setting(2.0, "c of w_t = min(pi / mu, c)", above=0)
     grad_clip: float = setting(1.0, "global norm of the gradient", above=0)
     freeze: list[str] = setting(["*embed*"], "parameter-name patterns left as they are")  # noqa: RUF009
+    lora_rank: int = setting(0, "of adapters that learn while all weights stay; 0: the weights learn", at_least=0)
+    lora_alpha: float = setting(16.0, "adapters count alpha / rank times", above=0)
     cpus: int = setting(1, "torch threads of the learner, of each worker", at_least=1)
     workers: int = setting(1, "processes that share each update; divides learner.batch_size", at_least=1)
     parallel: str = setting(

@@ -2,7 +2,8 @@
 
     RUN/checkpoints/step_50/
         policy/                  exported by policy.checkpoint; usable as policy.checkpoint=... of another run
-        value.safetensors        the value network (absent without one)
+        adapters.safetensors     with learner.lora_rank: the adapters, which policy/ has merged
+        value.safetensors        the value network (absent without one), with learner.lora_rank what learns of it
         optimisers.safetensors   Adam's moments, the random state
           or, of sharded ranks   value-00000-of-00002.safetensors, …: see learner.parts
         learner.json             version, digest of the reference
@@ -170,6 +171,8 @@ def _write_learner(directory: Path, learner: Learner) -> None:
     if "value" in state:
         tensors |= _flatten("value", state["value_optimiser"])
     if ranks.leads or ranks.part:
+        if learner.config.lora_rank:
+            save_part(state["policy"], directory / f"adapters{ranks.part}.safetensors")
         if "value" in state:
             save_part(state["value"], directory / f"value{ranks.part}.safetensors")
         save_part({"rng": state["rng"], **tensors}, directory / f"optimisers{ranks.part}.safetensors")
@@ -182,14 +185,19 @@ def _read_learner(path: Path, learner: Learner) -> dict[str, Any]:
     """What `learner.restore` takes: of what is spread over ranks, this rank's part."""
     try:
         state: dict[str, Any] = json.loads((path / "learner.json").read_text())
-        state["policy"] = load_policy(path / "policy").state_dict()
+        if Parts.exist(path, "adapters"):
+            adapters = trained_state(learner.policy)
+            with Parts(path, "adapters") as stored:
+                state["policy"] = {name: stored.read(name, adapters.get(name)) for name in stored.names}
+        else:
+            state["policy"] = load_policy(path / "policy").state_dict()
         with Parts(path, "optimisers") as stored:
             state["rng"] = stored.read("rng")
             state["policy_optimiser"] = _moments(stored, "policy", learner.policy_optimiser)
             if learner.value_optimiser is not None:
                 state["value_optimiser"] = _moments(stored, "value", learner.value_optimiser)
         if Parts.exist(path, "value"):
-            here = learner.value.state_dict() if learner.value is not None else {}
+            here = trained_state(learner.value) if learner.value is not None else {}
             with Parts(path, "value") as stored:
                 state["value"] = {name: stored.read(name, here.get(name)) for name in stored.names}
     except (OSError, SafetensorError, KeyError, ValueError) as error:

@@ -8,27 +8,25 @@ A plain class that knows nothing of Ray; the maths is in learner.objective.
 
 from __future__ import annotations
 
-import copy
-import fnmatch
 import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from actors.records import TrainingBatch
 from cluster.errors import RunFailed
 from configs.schema import LearnerConfig
 from learner import objective
+from learner.networks import build_networks
 from learner.optimiser import Optimiser, scheduled_rate
 from learner.outcome import Outcome, batch_metrics, cell_metrics, kl_by_stream, nothing, over_ranks, sum_of
 from learner.ranks import Alone, Ranks, like, recompute_blocks, whole
-from learner.value import ValueNetwork
 from policy.log_probs import gather, log_distribution
+from policy.lora import changed_names, merged_state, trained_state
 from policy.port import SamplingSettings
-from policy.tiny_musiclm import TinyMusicLM
 
 
 class NonFiniteLoss(RunFailed):
@@ -60,8 +58,8 @@ class Learner:
 
     def __init__(
         self,
-        policy: TinyMusicLM,
-        reference: TinyMusicLM,
+        policy: Any,
+        reference: Any,
         config: LearnerConfig,
         sampling: SamplingSettings,
         total_steps: int,
@@ -73,16 +71,16 @@ class Learner:
         self.total_steps = total_steps
         self.version = 0
         self.policy = policy.eval()  # no dropout: the log-probabilities must be the sampler's
-        self.reference = (copy.deepcopy(policy) if reference is policy else reference).eval().requires_grad_(False)
-        self.value = ValueNetwork.from_policy(policy).eval() if config.baseline == "value" else None
-        _freeze(self.policy, config.freeze)
+        networks = build_networks(policy, reference, config, shared=not self.ranks.spreads)
+        self.reference = networks.reference.eval()
+        self.value = networks.value.eval() if networks.value is not None else None
         self.reference_digest = tensors_digest(self.reference.state_dict())
         self._export = self._spread()
         self.policy_optimiser = Optimiser(self.policy, config.grad_clip)
         self.value_optimiser = Optimiser(self.value, config.grad_clip) if self.value is not None else None
         self.device = next(policy.parameters()).device
 
-    def _spread(self) -> TinyMusicLM | None:
+    def _spread(self) -> Any:
         """Hands the networks to the ranks. -> where the leading rank puts the policy's whole weights together."""
         export = copy.deepcopy(self.policy).cpu() if self.ranks.leads and self.ranks.spreads else None
         for network in (self.policy, self.value):
@@ -230,7 +228,7 @@ class Learner:
     # ---- what leaves the learner ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def whole_policy(self) -> TinyMusicLM | None:
+    def whole_policy(self) -> Any:
         """The policy with all of its present weights, in 32 bits; to be read before the next step. Alone it is the live
         one. Else it is a copy on the leading rank's CPU, and None on the others; * every rank calls this."""
         if not self.ranks.spreads:
@@ -248,12 +246,12 @@ class Learner:
         policy = self.whole_policy()
         if policy is None:
             return {}
-        return {name: tensor.detach().cpu().numpy() for name, tensor in policy.state_dict().items()}
+        return {name: tensor.detach().cpu().numpy() for name, tensor in merged_state(policy)}
 
     @property
     def trained_names(self) -> list[str]:
         """Names of the policy's tensors that a step changes."""
-        return list(self.policy_optimiser.named)
+        return changed_names(self.policy)
 
     @torch.no_grad()
     def probe(self, codes: np.ndarray, text: np.ndarray) -> float:
@@ -275,13 +273,13 @@ class Learner:
         them: copy or write them out before the next step."""
         state: dict[str, Any] = {
             "version": self.version,
-            "policy": self.policy.state_dict(),
+            "policy": trained_state(self.policy),
             "policy_optimiser": self.policy_optimiser.state(),
             "rng": torch.get_rng_state(),
             "reference": self.reference_digest,
         }
         if self.value is not None and self.value_optimiser is not None:
-            state["value"] = self.value.state_dict()
+            state["value"] = trained_state(self.value)
             state["value_optimiser"] = self.value_optimiser.state()
         return state
 
@@ -319,13 +317,7 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Raises RuntimeError or ValueError where the tensors are another network's."""
-    here = network.state_dict()
-    network.load_state_dict(
-        {name: like(here[name], tensors[name]) if name in here else tensors[name] for name in tensors}
-    )
-
-
-def _freeze(policy: nn.Module, patterns: list[str]) -> None:
-    """Leaves parameters whose name matches one of the patterns as they are."""
-    for name, parameter in policy.named_parameters():
-        parameter.requires_grad_(not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+    here = trained_state(network)
+    if here.keys() != tensors.keys():
+        raise RuntimeError(f"tensors {sorted(here.keys() ^ tensors.keys())[:3]} are on one side only")
+    network.load_state_dict({name: like(here[name], tensors[name]) for name in tensors}, strict=False)

@@ -52,9 +52,12 @@ class LearnerActor:
         self._published = -1  # version
         sampling = SamplingSettings(config.sampling.temperature, config.sampling.guidance_scale)
         device = "cuda" if config.learner.gpus and not self._ranks.spreads else "cpu"  # ranks move what they spread
+        policy = load_policy(config.policy.checkpoint).to(device)
+        shared = config.learner.lora_rank and config.policy.reference in ("", config.policy.checkpoint)
+        anchor = policy if shared else load_policy(config.policy.reference or config.policy.checkpoint).to(device)
         self._learner = Learner(
-            load_policy(config.policy.checkpoint).to(device),
-            load_policy(config.policy.reference or config.policy.checkpoint).to(device),
+            policy,
+            anchor,
             config.learner,
             sampling,
             total_steps=config.learner.steps,

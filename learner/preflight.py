@@ -88,6 +88,8 @@ def check_models(config: Config) -> tuple[ModelFolder, ModelFolder]:
     reference = open_model_folder(reference_path, "policy.reference", POLICY_KINDS, (VOCABULARY,))
     codec = open_model_folder(config.codec.checkpoint, "codec.checkpoint", CODEC_KINDS)
     _check_streams(policy, reference, codec)
+    if config.learner.lora_rank and policy.kind != MUSICGEN:
+        raise UserError(f"learner.lora_rank: got {config.learner.lora_rank}, allowed 0 with a {policy.kind}")
     if policy.kind != MUSICGEN:
         _check_vocabulary(policy, reference)
     _check_lengths(config, policy)

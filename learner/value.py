@@ -8,11 +8,10 @@ Source: MusicRL section 3.2 (own weights, both started from the base checkpoint)
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from policy.tiny_musiclm import TinyMusicLM
 
 
 class ValueNetwork(nn.Module):
@@ -30,9 +29,12 @@ class ValueNetwork(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     @classmethod
-    def from_policy(cls, policy: TinyMusicLM) -> ValueNetwork:
-        """A value network on a copy of `policy.trunk`; the policy's own weights are neither shared nor touched."""
-        trunk = copy.deepcopy(policy.trunk).requires_grad_(True)
+    def from_policy(cls, policy: Any, copied: bool = True) -> ValueNetwork:
+        """A value network on a copy of `policy.trunk`; the policy's own weights are neither shared nor touched.
+
+        copied=False: on the trunk itself.
+        """
+        trunk = copy.deepcopy(policy.trunk).requires_grad_(True) if copied else policy.trunk
         device = next(policy.parameters()).device
         codes = torch.zeros(1, len(policy.streams), 1, dtype=torch.int64, device=device)
         with torch.no_grad():

@@ -17,6 +17,7 @@ from torch import Tensor
 from cluster.errors import UserError
 from codec.musicgen_folder import MusicGenFolder
 from codec.tensor_files import StoredTensors
+from policy.lora import merged_state
 from policy.musicgen.model import MusicGen
 from policy.musicgen.prompts import load_prompt_encoder
 
@@ -83,8 +84,8 @@ def fill(policy: MusicGen, stored: StoredTensors, whose: str) -> None:
 
 
 def stored_tensors(policy: MusicGen) -> Iterator[tuple[str, Tensor]]:
-    """Every weight as transformers' layout names and cuts it: views of the module's own."""
-    for name, parameter in policy.state_dict(keep_vars=False).items():
+    """Every weight as transformers' layout names and cuts it: views of the module's own, merged where it is adapted."""
+    for name, parameter in merged_state(policy):
         yield from cut(name, parameter, policy.shapes.codebooks)
 
 

@@ -1,0 +1,158 @@
+"""The learner on MusicGen with random weights: identities of step 0, adapters, half precision, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from actors.generator import load_weights, sampler_gap
+from actors.records import TrainingBatch
+from configs.schema import LearnerConfig
+from learner.checkpoint import load_checkpoint, save_checkpoint
+from learner.learner import Learner
+from policy.checkpoint import load_policy
+from policy.log_probs import gather, log_distribution
+from policy.lora import AdaptedLinear
+from policy.musicgen.random_checkpoint import RandomShapes, write_random
+from policy.port import SamplingSettings
+from policy.samplers import sampler_of
+
+PROMPTS = ("slow piano", "slow piano", "upbeat jazz guitar with drums", "dark drone")
+FRAMES = 5
+GUIDED = SamplingSettings(0.8, 3.0)
+BASE = LearnerConfig(batch_size=4, micro_batch_size=2, warmup_steps=0, lr_schedule="constant", learning_rate=1e-3)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random(tmp_path_factory.mktemp("m") / "musicgen", RandomShapes(stereo=True))
+
+
+def learner_of(directory: Path, settings: SamplingSettings = GUIDED, **changes: Any) -> Learner:
+    policy = load_policy(directory)
+    reference = policy if changes.get("lora_rank") else load_policy(directory)
+    return Learner(policy, reference, replace(BASE, **changes), settings, 10)
+
+
+def batch_from(policy: Any, settings: SamplingSettings = GUIDED, seed: int = 0) -> TrainingBatch:
+    """What a generator with this policy would have made."""
+    seeds = range(seed, seed + len(PROMPTS))
+    codes, log_probs = sampler_of(policy).sample(policy.encode_text(PROMPTS), seeds, FRAMES, settings)
+    rows = len(PROMPTS)
+    return TrainingBatch(
+        row_ids=np.arange(rows),
+        task_ids=np.zeros(rows, np.int64),
+        prompts=PROMPTS,
+        codes=codes.numpy().astype(np.uint16),
+        log_probs=log_probs.numpy(),
+        policy_versions=np.zeros(rows, np.int64),
+        rewards=np.random.default_rng(seed).standard_normal(rows).astype(np.float32),
+        scores={},
+        sampling=settings,
+    )
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+@pytest.mark.parametrize("settings", [SamplingSettings(1.0, 1.0), GUIDED], ids=["plain", "guided"])
+def test_step_zero_ratio_is_one_and_kl_zero(directory: Path, settings: SamplingSettings, lora_rank: int) -> None:
+    subject = learner_of(directory, settings, lora_rank=lora_rank)
+    metrics = subject.step(batch_from(load_policy(directory), settings))
+    assert metrics["importance_weight_mean"] == pytest.approx(1, abs=1e-5)
+    assert metrics["importance_weight_max"] == pytest.approx(1, abs=1e-4)
+    assert metrics["kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics["grad_norm"] > 0 and metrics["value_grad_norm"] > 0
+    assert subject.step(batch_from(load_policy(directory), settings))["kl"] > 1e-7
+
+
+def test_adapters_learn_and_the_weights_stay(directory: Path) -> None:
+    subject, base = learner_of(directory, lora_rank=4), load_policy(directory)
+    for seed in range(3):
+        subject.step(batch_from(base, seed=seed))
+    layer, anchor = subject.policy.trunk.layers[0], subject.reference.trunk.layers[0]
+    assert isinstance(layer.qkv, AdaptedLinear) and not isinstance(anchor.qkv, AdaptedLinear)
+    assert subject.value is not None
+    assert layer.qkv.weight is anchor.qkv.weight is subject.value.trunk.layers[0].qkv.weight
+    assert torch.equal(layer.qkv.weight, base.trunk.layers[0].qkv.weight)
+    assert all("lora" in name for name in subject.policy_optimiser.named)
+    assert any("lora" in name for name in subject.value_optimiser.named)  # type: ignore[union-attr]
+
+
+def test_what_is_published_is_merged(directory: Path) -> None:
+    subject, served = learner_of(directory, lora_rank=4), load_policy(directory)
+    for seed in range(3):
+        subject.step(batch_from(served, seed=seed))
+    weights = subject.weights()
+    assert not any("lora" in name for name in weights)
+    before = served.trunk.layers[0].qkv.weight.clone()
+    load_weights(served, weights)
+    assert not torch.equal(before, served.trunk.layers[0].qkv.weight)
+    assert sampler_gap(served, sampler_of(served)) < 1e-5
+    made = batch_from(served)
+    codes, text = torch.from_numpy(made.codes.astype(np.int64)), served.encode_text(PROMPTS)
+    with torch.no_grad():
+        learnt = gather(log_distribution(subject.policy, codes, text, GUIDED), codes)
+    assert (learnt - torch.from_numpy(made.log_probs)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_a_checkpoint_goes_on_bit_for_bit(directory: Path, tmp_path: Path, lora_rank: int) -> None:
+    base = load_policy(directory)
+    whole = learner_of(directory, lora_rank=lora_rank)
+    whole.step(batch_from(base, seed=0))
+    path = save_checkpoint(tmp_path, 1, whole, {"cursor": 3}, {})
+    assert (path / "adapters.safetensors").exists() == bool(lora_rank)
+    again = learner_of(directory, lora_rank=lora_rank)
+    assert load_checkpoint(path, again) == {"cursor": 3}
+    metrics = [subject.step(batch_from(base, seed=9)) for subject in (whole, again)]
+    assert metrics[0] == metrics[1]
+    assert all(
+        np.array_equal(one, other)
+        for one, other in zip(whole.weights().values(), again.weights().values(), strict=True)
+    )
+    exported = load_policy(path / "policy").state_dict()  # a policy to use elsewhere, adapters merged
+    assert not any("lora" in name for name in exported)
+    assert not torch.equal(exported["trunk.layers.0.qkv.weight"], base.state_dict()["trunk.layers.0.qkv.weight"])
+
+
+def test_a_sampler_in_half_precision_is_measured_and_corrected(directory: Path) -> None:
+    """bf16 samples, float32 learns: the ratio of a cell is that of the two distributions, and the metrics show it."""
+    half = copy.deepcopy(load_policy(directory)).to(torch.bfloat16)
+    subject, made = learner_of(directory), batch_from(half)
+    codes = torch.from_numpy(made.codes.astype(np.int64))
+    text = subject.policy.encode_text(PROMPTS)
+    with torch.no_grad():
+        exact = log_distribution(subject.policy, codes, text, GUIDED)
+    gap = gather(exact, codes) - torch.from_numpy(made.log_probs)
+    assert 1e-4 < gap.abs().mean() < 0.1
+    metrics = subject.step(made)
+    assert metrics["importance_weight_max"] > 1.001
+    assert metrics["importance_weight_mean"] == pytest.approx(
+        gap.exp().clamp_max(BASE.importance_clip).mean(), abs=1e-4
+    )
+
+
+def test_weights_corrected_by_the_ratio_estimate_the_learners_own_distribution(directory: Path) -> None:
+    """20,000 first cells from a bf16 sampler: E_mu[pi / mu f] = E_pi[f] for f = its number, E_mu[pi / mu] = 1."""
+    exact = load_policy(directory)
+    half = copy.deepcopy(exact).to(torch.bfloat16)
+    rows, settings = 20_000, SamplingSettings(0.5, 6.0)  # cold and strongly guided, so that rounding tells
+    text = half.encode_text(PROMPTS[:1])
+    codes, log_mu = sampler_of(half).sample(text.expand(rows, -1), range(rows), 1, settings)
+    with torch.no_grad():
+        log_pi = log_distribution(exact, codes[:1], text, settings)[0, 0, 0]  # of the first cell, which knows no other
+    tokens, entries = codes[:, 0, 0], torch.arange(len(log_pi), dtype=torch.float64)
+    weights = (log_pi[tokens] - log_mu[:, 0, 0]).double().exp()
+    expected, spread = (log_pi.double().exp() * entries).sum(), (weights * entries[tokens]).std() / rows**0.5
+    assert abs((weights * entries[tokens]).mean() - expected) < 4 * spread
+    assert float(weights.mean()) == pytest.approx(1, abs=4 * float(weights.std()) / rows**0.5 + 1e-4)
