@@ -32,10 +32,11 @@ def joins_cluster() -> bool:
 
 
 @contextmanager
-def ray_session(environment: Mapping[str, str] | None = None) -> Iterator[bool]:
+def ray_session(environment: Mapping[str, str] | None = None, store_bytes: int = OBJECT_STORE_BYTES) -> Iterator[bool]:
     """Connects; yields whether the cluster is this process's own, and leaves or stops it on the way out.
 
-    environment: variables for the processes on the nodes of a cluster of others.
+    environment: variables for the processes on the nodes of a cluster of others; store_bytes: of an own cluster's
+    object store.
     An own cluster has no dashboard and a small object store, and is closed to others by a token that exists only in
     the environment of its processes. (Left unset, Ray would write ~/.ray/auth_token, and with that file every later
     `ray start` on the machine silently asks for tokens.)
@@ -50,7 +51,7 @@ def ray_session(environment: Mapping[str, str] | None = None) -> Iterator[bool]:
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if local:
-        _start(lambda: ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet))
+        _start(lambda: ray.init("local", include_dashboard=False, object_store_memory=store_bytes, **quiet))
     else:
         address = os.environ.get("RAY_ADDRESS", "auto")
         quiet |= {"runtime_env": {"env_vars": dict(environment)}} if environment else {}

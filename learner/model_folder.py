@@ -87,6 +87,7 @@ class MusicGenModelFolder(ModelFolder):
         self.path, self.field, self.kind = local_copy(path, field), field, MUSICGEN
         folder = MusicGenFolder(self.path, field)
         self.shapes, self.layout = folder.shapes, folder.layout
+        self.filters = int(folder.config["audio_encoder"]["num_filters"])
         stream = {"kind": "acoustic", "size": self.shapes.entries}
         self.config = {
             "kind": MUSICGEN,

@@ -10,12 +10,14 @@ import shutil
 import socket
 from dataclasses import replace
 
+from cluster.session import joins_cluster
 from cluster.working_copy import local_copy
 from codec.musicgen_folder import is_musicgen_folder
 from configs.errors import UserError
 from configs.paths import PROJECT_ROOT
 from configs.prompts import load_prompts
 from configs.schema import CodecConfig, Config
+from learner.memory import check_memory, machine_bytes, memory_need
 from learner.model_folder import MUSICGEN, VOCABULARY, ModelFolder, MusicGenModelFolder, open_model_folder
 from learner.run_folder import RunFolder, nearest_existing
 from rewards.checkpoint import check_checkpoint, version_of
@@ -46,7 +48,7 @@ def preflight(config: Config) -> list[str]:
     check_rewards_and_judges(config)
     check_guard(config)
     check_port(config.metrics.port)
-    notes = [policy.note] if isinstance(policy, MusicGenModelFolder) else []
+    notes = [policy.note, _memory_note(config, policy)] if isinstance(policy, MusicGenModelFolder) else []
     notes.append(check_disk(config, policy))
     load_models(config, policy, codec)
     return notes
@@ -60,6 +62,12 @@ def adopt_codec(config: Config) -> None:
         return
     if is_musicgen_folder(local_copy(config.policy.checkpoint, "policy.checkpoint")):
         config.codec.checkpoint = config.policy.checkpoint
+
+
+def _memory_note(config: Config, policy: MusicGenModelFolder) -> str:
+    """What the run will need. Raises UserError where it stays on this machine and does not fit."""
+    need = memory_need(config, policy.shapes, policy.filters)
+    return str(need) if joins_cluster() else check_memory(need, machine_bytes())
 
 
 def check_folder(config: Config) -> None:

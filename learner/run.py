@@ -19,6 +19,7 @@ from cluster.object_store import ENDPOINT_VARIABLES
 from cluster.session import ray_session
 from cluster.working_copy import CACHE_VARIABLE
 from configs.schema import Config
+from learner.memory import object_store_bytes
 from learner.progress import Progress
 from learner.prompts import PromptCursor, load_prompts
 from learner.run_folder import RunFolder
@@ -41,7 +42,7 @@ def run(config: Config) -> Path:
     with (
         Progress(config.learner.steps, config.metrics.progress, title=f"MusicRL {config.preset}") as progress,
         Heartbeat(config.pipeline.stall_s) as heart,
-        ray_session(_of_the_machine(config)) as local,
+        ray_session(_of_the_machine(config), object_store_bytes(config)) as local,
     ):
         try:
             folder, stopped_by = asyncio.run(_run(config, progress, ledger, local, heart))

@@ -1,0 +1,135 @@
+"""What a run on a MusicGen will need of memory, from its shapes and settings alone, before anything starts.
+
+float32 everywhere. Counted: weights, gradients, Adam's moments, what a micro-batch keeps for its backward pass, caches
+of keys and values, the codec's waveforms, published versions. An estimate to plan with, not a measurement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from cluster.session import OBJECT_STORE_BYTES
+from cluster.working_copy import local_copy
+from codec.musicgen_folder import MusicGenFolder, MusicGenShapes, is_musicgen_folder
+from configs.errors import UserError
+from configs.schema import Config
+
+BYTES = 4  # of a number
+PROCESS_BYTES = 400_000_000  # an actor with torch and Ray in it
+PUBLISHED_VERSIONS = 2  # kept alive by the weight bus
+TRAINED_COPIES = 3  # of each number that learns: gradient and Adam's two moments
+KEPT_WIDTHS, KEPT_WIDTHS_NULL = 22, 17  # numbers kept of a token by a layer, in widths; fewer without cross-attention
+KEPT_LOGITS, KEPT_LOGITS_GUIDED = 8, 12  # arrays of the size of the logits between them and the loss
+CODEC_ARRAYS = 3  # of the codec's widest layer at once
+T5_BYTES, CODEC_BYTES = 440_000_000, 240_000_000  # of the text encoder and the codec of every released MusicGen
+CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes by what holds them. generators: all of them; weights: published versions in the object store."""
+
+    learner: int
+    generators: int
+    evaluator: int
+    weights: int
+    others: int  # driver, scorers, replay store, the text encoder that all map
+
+    @property
+    def total(self) -> int:
+        return self.learner + self.generators + self.evaluator + self.weights + self.others
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {size(value)}" for name, value in vars(self).items())
+        return f"memory: about {size(self.total)} ({parts})"
+
+
+def memory_need(config: Config, shapes: MusicGenShapes, filters: int = 64, frozen_bytes: int = T5_BYTES) -> MemoryNeed:
+    """filters: of the codec's widest layer; frozen_bytes: of the text encoder."""
+    model = shapes.parameters * BYTES
+    actors, rollout, evaluation = config.actors, config.sampling, config.evaluation
+    guided = config.sampling.guidance_scale != 1.0
+    generator = _sampling_bytes(shapes, actors.rollout_size, rollout.seconds, guided, filters)
+    evaluator = _sampling_bytes(shapes, evaluation.batch_size, evaluation.seconds, guided, filters)
+    count = max(actors.generators, actors.generators_max)
+    return MemoryNeed(
+        learner=_learner_bytes(config, shapes, guided),
+        generators=count * (PROCESS_BYTES + model + CODEC_BYTES + generator),
+        evaluator=PROCESS_BYTES + model + CODEC_BYTES + evaluator,
+        weights=PUBLISHED_VERSIONS * model,
+        others=(2 + actors.scorers) * PROCESS_BYTES + frozen_bytes,
+    )
+
+
+def object_store_bytes(config: Config) -> int:
+    """Of an object store that holds the published versions and the clips between two roles."""
+    folder = local_copy(config.policy.checkpoint, "policy.checkpoint")
+    if not is_musicgen_folder(folder):
+        return OBJECT_STORE_BYTES
+    return OBJECT_STORE_BYTES + PUBLISHED_VERSIONS * MusicGenFolder(folder).shapes.parameters * BYTES
+
+
+def check_memory(need: MemoryNeed, total_bytes: int) -> str:
+    """-> the estimate in words. Raises UserError where this machine cannot hold it."""
+    if need.total > total_bytes:
+        raise UserError(
+            f"policy.checkpoint: {need} of {size(total_bytes)} on this machine; lower learner.micro_batch_size, "
+            "actors.rollout_size or sampling.seconds, set learner.lora_rank or learner.baseline=leave_one_out, or run "
+            "on a cluster"
+        )
+    return f"{need} of {size(total_bytes)}"
+
+
+def machine_bytes() -> int:
+    """Memory of this machine, or of the container if that has less."""
+    physical = psutil.virtual_memory().total
+    try:
+        limit = int(CGROUP.read_text())
+    except (OSError, ValueError):  # no limit, or none told
+        return physical
+    return min(physical, limit)
+
+
+def size(count: int) -> str:
+    """12.3 GB."""
+    return f"{count / 1e9:,.1f} GB"
+
+
+def _learner_bytes(config: Config, shapes: MusicGenShapes, guided: bool) -> int:
+    learner, model = config.learner, shapes.parameters
+    own_anchor = config.policy.reference not in ("", config.policy.checkpoint) or not learner.lora_rank
+    valued = learner.baseline == "value"
+    heads = shapes.codebooks * shapes.entries * shapes.width
+    if learner.lora_rank:
+        trained = (2 if valued else 1) * _adapter_parameters(shapes, learner.lora_rank)
+        held = model * (2 if own_anchor else 1) + trained + model  # the last: merged to be published
+    else:
+        trained = model + (model - heads if valued else 0)
+        held = model + trained + model  # the last: the anchor
+    return PROCESS_BYTES + BYTES * (held + TRAINED_COPIES * trained + _kept_numbers(config, shapes, guided))
+
+
+def _kept_numbers(config: Config, shapes: MusicGenShapes, guided: bool) -> int:
+    """Of one micro-batch, between its forward and its backward pass."""
+    frames = round(config.sampling.seconds * shapes.frame_rate_hz)
+    widths = KEPT_WIDTHS + (KEPT_WIDTHS_NULL if guided else 0)
+    states = shapes.layers * shapes.width * (frames + max(shapes.delays)) * widths
+    arrays = KEPT_LOGITS_GUIDED if guided else KEPT_LOGITS
+    rows = min(config.learner.micro_batch_size, config.learner.batch_size)
+    return rows * (states + shapes.codebooks * frames * shapes.entries * arrays)
+
+
+def _adapter_parameters(shapes: MusicGenShapes, rank: int) -> int:
+    """qkv, attention_out, cross_query, cross_key_value, cross_out, hidden, hidden_out."""
+    inputs_and_outputs = (1 + 3) + (1 + 1) + (1 + 1) + (1 + 2) + (1 + 1)
+    return shapes.layers * rank * (inputs_and_outputs * shapes.width + 2 * (shapes.width + shapes.hidden))
+
+
+def _sampling_bytes(shapes: MusicGenShapes, rows: int, seconds: float, guided: bool, filters: int) -> int:
+    steps = round(seconds * shapes.frame_rate_hz) + max(shapes.delays)
+    cache = 2 * shapes.layers * shapes.width * rows * (2 if guided else 1) * steps
+    sound = CODEC_ARRAYS * rows * shapes.audio_channels * round(seconds * 32_000) * filters
+    return BYTES * (cache + sound)

@@ -1,0 +1,52 @@
+"""The estimate of what a run on a MusicGen needs: known sizes, what saves memory, and that a machine too small is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cluster.errors import UserError
+from codec.musicgen_folder import MusicGenShapes
+from configs.schema import Config
+from learner.memory import MemoryNeed, check_memory, machine_bytes, memory_need
+
+SMALL = MusicGenShapes(width=1024, layers=24, heads=16, hidden=4096, codebooks=4, entries=2048, text_width=768)
+LARGE = replace(SMALL, width=2048, layers=48, heads=32, hidden=8192)
+
+
+def need(shapes: MusicGenShapes = SMALL, **learner: Any) -> MemoryNeed:
+    config = Config()
+    config.learner = replace(config.learner, **{"micro_batch_size": 2, **learner})
+    config.actors.rollout_size = config.evaluation.batch_size = 4
+    return memory_need(config, shapes)
+
+
+def test_parameters_of_the_released_sizes() -> None:
+    assert SMALL.parameters == pytest.approx(420.4e6, rel=1e-3)  # 419.6 M and the projection of the text
+    assert LARGE.parameters == pytest.approx(3.24e9, rel=0.01)
+
+
+def test_full_training_holds_ten_models_and_adapters_a_fraction() -> None:
+    """Policy, anchor, value network, and for two of them gradient and moments: 9 models and activations."""
+    model = SMALL.parameters * 4
+    full, alone, adapted = need(), need(baseline="batch_mean"), need(lora_rank=16)
+    assert 8.5 * model < full.learner < 10.5 * model
+    assert 4.5 * model < alone.learner < 6.5 * model
+    assert 2 * model < adapted.learner < 3 * model
+    assert full.weights == 2 * model and full.generators > model
+
+
+def test_longer_clips_and_guidance_need_more() -> None:
+    plain, longer, guided = Config(), Config(), Config()
+    longer.sampling.seconds, guided.sampling.guidance_scale = 8.0, 3.0
+    first, second, third = (memory_need(config, SMALL) for config in (plain, longer, guided))
+    assert first.learner < third.learner < second.learner and first.generators < third.generators
+
+
+def test_a_machine_that_is_too_small_is_told_before_anything_starts() -> None:
+    assert "of 900.0 GB" in check_memory(need(LARGE), 900 * 10**9)
+    with pytest.raises(UserError, match=r"memory: about 1\d\d.\d GB .* of 64.0 GB on this machine; lower"):
+        check_memory(need(LARGE), 64 * 10**9)
+    assert machine_bytes() > 10**8
