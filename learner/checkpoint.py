@@ -40,6 +40,7 @@ from learner.learner import Learner
 from learner.optimiser import Optimiser
 from learner.parts import Parts, save_part
 from policy.checkpoint import load_policy, save_policy
+from policy.lora import trained_state
 
 logger = logging.getLogger(__name__)
 

@@ -8,13 +8,14 @@ A plain class that knows nothing of Ray; the maths is in learner.objective.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from actors.records import TrainingBatch
 from cluster.errors import RunFailed

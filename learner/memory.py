@@ -55,8 +55,9 @@ def memory_need(config: Config, shapes: MusicGenShapes, filters: int = 64, froze
     generator = _sampling_bytes(shapes, actors.rollout_size, rollout.seconds, guided, filters)
     evaluator = _sampling_bytes(shapes, evaluation.batch_size, evaluation.seconds, guided, filters)
     count = max(actors.generators, actors.generators_max)
+    learners = config.learner.workers if config.learner.parallel == "data" else 1  # else they share one set of networks
     return MemoryNeed(
-        learner=_learner_bytes(config, shapes, guided),
+        learner=learners * _learner_bytes(config, shapes, guided),
         generators=count * (PROCESS_BYTES + model + CODEC_BYTES + generator),
         evaluator=PROCESS_BYTES + model + CODEC_BYTES + evaluator,
         weights=PUBLISHED_VERSIONS * model,

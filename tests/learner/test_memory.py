@@ -1,4 +1,4 @@
-"""The estimate of what a run on a MusicGen needs: known sizes, what saves memory, and that a machine too small is told."""
+"""The estimate of what a run on a MusicGen needs: known sizes, what saves memory, machines that are too small."""
 
 from __future__ import annotations
 
