@@ -29,12 +29,12 @@ def test_parameters_of_the_released_sizes() -> None:
 
 
 def test_full_training_holds_ten_models_and_adapters_a_fraction() -> None:
-    """Policy, anchor, value network, and for two of them gradient and moments: 9 models and activations."""
+    """Policy, anchor, value network, and for two of them gradient and moments: 9 models, and activations."""
     model = SMALL.parameters * 4
     full, alone, adapted = need(), need(baseline="batch_mean"), need(lora_rank=16)
     assert 8.5 * model < full.learner < 10.5 * model
-    assert 4.5 * model < alone.learner < 6.5 * model
-    assert 2 * model < adapted.learner < 3 * model
+    assert 4.5 * model < alone.learner < 7 * model
+    assert 2 * model < adapted.learner < 4 * model
     assert full.weights == 2 * model and full.generators > model
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.generator import load_weights, sampler_gap
+from actors.generator import sampler_gap
 from actors.records import TrainingBatch
 from configs.schema import LearnerConfig
 from learner.checkpoint import load_checkpoint, save_checkpoint
@@ -95,7 +95,7 @@ def test_what_is_published_is_merged(directory: Path) -> None:
     weights = subject.weights()
     assert not any("lora" in name for name in weights)
     before = served.trunk.layers[0].qkv.weight.clone()
-    load_weights(served, weights)
+    served.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
     assert not torch.equal(before, served.trunk.layers[0].qkv.weight)
     assert sampler_gap(served, sampler_of(served)) < 1e-5
     made = batch_from(served)
