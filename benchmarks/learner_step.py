@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
     options |= {key: int(value) for key, value in (argument.split("=") for argument in arguments)}
     torch.set_num_threads(options["threads"])
     learners = {name: _learner(config, settings, options["micro"]) for name, (config, settings) in VARIANTS.items()}
-    batches = {name: make_batch(learner, options["batch"], options["frames"]) for name, learner in learners.items()}
+    batches = {name: _batch(learner, options["batch"], options["frames"]) for name, learner in learners.items()}
     times: dict[str, list[dict[str, float]]] = defaultdict(list)
     load_before = os.getloadavg()[0]
     for turn in range(options["rounds"] + 1):
@@ -66,8 +66,7 @@ def _learner(config: LearnerConfig, settings: SamplingSettings, micro: int) -> L
     return Learner(policy, policy, replace(config, micro_batch_size=micro), settings, total_steps=1000)
 
 
-def make_batch(learner: Learner, rows: int, frames: int) -> TrainingBatch:
-    """Random rows with the log-probabilities that the learner's own policy gives them."""
+def _batch(learner: Learner, rows: int, frames: int) -> TrainingBatch:
     policy: Any = learner.policy
     rng = np.random.default_rng(0)
     codes = np.stack([rng.integers(0, stream.size, (rows, frames)) for stream in policy.streams], 1)

@@ -39,7 +39,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ranks = [_start([sys.executable, "-m", "tests.learner.rank_scenarios", str(r), *arguments]) for r in range(RANKS)]
     try:
         for rank in ranks:
-            _, problem = rank.communicate(timeout=120)
+            _, problem = rank.communicate(timeout=240)
             assert rank.returncode == 0, problem[-3000:]
     finally:
         for rank in ranks:
