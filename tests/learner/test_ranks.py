@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cluster.errors import PeerMissing, RunFailed
 from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.meeting import MeetingPoint
 from learner.parts import Parts
-from learner.ranks import blocks_of, share_of
+from learner.ranks import Alone, blocks_of, exchanging, share_of
+from learner.sharding import join
 from policy.checkpoint import load_policy
 from tests.learner.rank_scenarios import SAVED_AT, SCENARIOS, STEPS, made, train
 from tests.learner.tiny_learner import batch, config, learner, tiny_policy
@@ -130,6 +132,31 @@ def test_parts_are_read_by_rows_wherever_they_lie(tmp_path: Path) -> None:
     (tmp_path / "value-00001-of-00003.safetensors").unlink()
     with pytest.raises(ValueError, match="2 parts of 3"):
         Parts(tmp_path, "value")
+
+
+def test_a_worker_whose_others_do_not_come_says_so() -> None:
+    meeting = MeetingPoint()
+    with pytest.raises(RunFailed, match=r"^learner: worker 1 of 2 waited 0\.5 s for the others to start$"):
+        join(config(), meeting.place(1, 2), start_s=0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[gloo/transport/tcp/pair.cc:534] Connection closed by peer", "learner: worker 1 of 2 lost its connection"),
+        ("[gloo/unbound_buffer.cc:78] Timed out waiting 5000ms for recv", "worker 1 of 2 waited 5 s for the others in"),
+    ],
+)
+def test_a_failed_exchange_is_told_from_other_errors(text: str, said: str) -> None:
+    class Second(Alone):
+        rank, size = 1, 2
+
+    with pytest.raises(PeerMissing, match=said), exchanging(Second(), 5.0):
+        raise RuntimeError(text)
+    with pytest.raises(RuntimeError, match="shapes differ"), exchanging(Second(), 5.0):
+        raise RuntimeError("shapes differ")
+    with pytest.raises(RuntimeError, match="gloo"), exchanging(Alone(), 5.0):
+        raise RuntimeError(text)
 
 
 def test_blocks_are_the_layers_and_not_what_is_in_them() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +14,9 @@ import pytest
 import torch
 
 from policy.checkpoint import load_policy
+from tests.cluster.ray_cluster import ray_cluster
 from tests.system.tiny_world import (
+    ROOT,
     TinyWorld,
     actor_pids,
     check_trained_once,
@@ -74,8 +78,7 @@ def test_a_worker_that_stands_still_is_found_out(world: TinyWorld, tmp_path: Pat
     run_dir = tmp_path / "run"
     process = open_main(world.arguments(run_dir, learner__collective_timeout_s=5, **{**TWO, "learner__steps": 1000}))
     wait_for_step(process, run_dir, 2)
-    stopped = actor_pids(process, "LearnerActor")[1]
-    os.kill(stopped, signal.SIGSTOP)
+    os.kill(actor_pids(process, "LearnerActor")[1], signal.SIGSTOP)
     line = _last_line(process, within_s=90.0)
     assert re.search(
         r"learner: worker [01] of 2 gave no answer during \w+ \(learner: worker [01] of 2 waited 5 s", line
@@ -83,13 +86,19 @@ def test_a_worker_that_stands_still_is_found_out(world: TinyWorld, tmp_path: Pat
 
 
 def test_asynchronous_in_16_bits_with_less_memory(world: TinyWorld, tmp_path: Path) -> None:
+    """On a cluster of its own, whose three CPUs let two workers learn beside a generator."""
     run_dir = tmp_path / "run"
     settings = {
         "learner__precision": "bfloat16",
         "learner__activation_checkpointing": "true",
         "pipeline__mode": "async",
     }
-    world.run(run_dir, **TWO, **settings, actors__generators=1, evaluation__every=3)
+    words = world.arguments(run_dir, **TWO, **settings, evaluation__every=3)
+    with ray_cluster(cpus=3) as cluster:
+        environment = {**cluster.environment, "RAY_ADDRESS": cluster.gcs, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "learner.main", *words]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     rows = metrics_of(run_dir)
     assert [row["learner_step"] for row in rows] == list(range(1, STEPS + 1))
     assert rows[0]["importance_weight_mean"] == pytest.approx(1.0, abs=0.05) and rows[0]["kl"] < 1e-3
@@ -106,7 +115,7 @@ def test_more_learners_than_gpus_are_refused(world: TinyWorld, tmp_path: Path) -
     assert len(done.stderr.strip().splitlines()) == 1 and "learner.workers: got 64 with learner.gpus=1" in done.stderr
 
 
-def _last_line(process, within_s: float) -> str:  # type: ignore[no-untyped-def]
+def _last_line(process: subprocess.Popen[str], within_s: float) -> str:
     """What the run says last, once it has ended badly."""
     since = time.monotonic()
     out, err = process.communicate(timeout=within_s + 30)
