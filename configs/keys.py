@@ -16,6 +16,7 @@ from configs.setting import Allowed, allowed_of, meaning_of
 
 REWARD_NAME = re.compile(r"[a-z][a-z0-9_]*")
 BUILT_IN_REWARDS = ("text_adherence", "quality", "preference")
+EXTRA_REWARDS = ("clap", "laion_clap", "muq_mulan", "audiobox")  # models of the field, as rewards.extra.catalogue
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def _map_asset_paths(config: Config, change: Callable[[str], str]) -> None:
     config.guard.second_preference = change(config.guard.second_preference)
     for reward in config.rewards.values():
         reward.checkpoint = change(reward.checkpoint)
+        reward.environment = change(reward.environment)
 
 
 def _resolve(text: str, bases: tuple[Path, ...]) -> str:

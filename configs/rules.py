@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection
 
 from configs.errors import UserError
-from configs.keys import BUILT_IN_REWARDS
+from configs.keys import BUILT_IN_REWARDS, EXTRA_REWARDS
 from configs.schema import Config
 
 
@@ -110,9 +110,14 @@ def _check_reward(name: str, config: Config) -> None:
         module, colon, cls = reward.target.partition(":")
         if not (colon and cls.isidentifier() and all(part.isidentifier() for part in module.split("."))):
             raise UserError(f"rewards.{name}.target: got {reward.target!r}, allowed module:Class")
-    elif name not in BUILT_IN_REWARDS:
-        near = difflib.get_close_matches(name, BUILT_IN_REWARDS, n=1)
+        if reward.model:
+            raise UserError(f"rewards.{name}.model: got {reward.model!r} beside a target, allowed one of both")
+    elif not reward.model and name not in BUILT_IN_REWARDS + EXTRA_REWARDS:
+        near = difflib.get_close_matches(name, BUILT_IN_REWARDS + EXTRA_REWARDS, n=1)
         hint = f"did you mean rewards.{near[0]}?" if near else f"built in are {', '.join(BUILT_IN_REWARDS)};"
         raise UserError(f"rewards.{name}: no built-in reward of that name, {hint} one of your own needs a target")
     elif not reward.checkpoint:
         raise UserError(f"rewards.{name}.checkpoint: got '', allowed a directory with a trained reward model")
+    if reward.environment and (reward.target or not (reward.model or name in EXTRA_REWARDS)):
+        allowed = f"it with a model of the field, {', '.join(EXTRA_REWARDS)}"
+        raise UserError(f"rewards.{name}.environment: got {reward.environment!r}, allowed {allowed}")

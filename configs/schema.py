@@ -131,6 +131,14 @@ class RewardConfig:
     weight: float = setting(1.0, "share in the mixed reward; 0: scored and recorded only")
     checkpoint: str = setting("", "directory of the reward model", path="asset")
     target: str = setting("", '"module:Class" of your own reward; empty: the built-in one of this NAME')
+    model: str = setting(
+        "",
+        "a reward model of the field (docs/rewards-of-the-field.md); empty: the one of this NAME, if there is one",
+        choices=("", "clap", "laion_clap", "muq_mulan", "audiobox"),
+    )
+    environment: str = setting(
+        "", "folder of a virtual environment that such a model runs in; empty: that of the scorers", path="asset"
+    )
     shift: float | None = setting(None, "overrides the checkpoint's own normalisation")
     scale: float | None = setting(None, "overrides the checkpoint's own normalisation", above=0)
     deadline_s: float = setting(30.0, "for one scoring call", above=0)

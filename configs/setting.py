@@ -34,7 +34,7 @@ class Allowed:
     def text(self) -> str:
         """What is allowed, in words; empty if the type says it all."""
         if self.choices:
-            return "one of " + ", ".join(self.choices)
+            return "one of " + ", ".join(choice or "(empty)" for choice in self.choices)
         low = f"at least {_number(self.at_least)}" if self.at_least is not None else ""
         low = f"above {_number(self.above)}" if self.above is not None else low
         high = f"at most {_number(self.at_most)}" if self.at_most is not None else ""

@@ -43,7 +43,10 @@ FEWEST = 2
 class FieldSettings:
     """key=value of the command; `musiccaps` has the same and more."""
 
-    embedding: str = setting("assets/tiny/text_adherence", "folder of the model in whose space sets are compared")
+    embedding: str = setting(
+        "assets/tiny/text_adherence", "folder of the model in whose space sets are compared, or MODEL:DIR"
+    )
+    environment: str = setting("", "virtual environment that an embedding MODEL:DIR runs in; empty: this one")
     classifier: str = setting("", "folder of the model whose answers KL compares; empty: no KL")
     captions: str = setting("", "CSV, JSON, JSONL or Parquet of the generated clips; empty: what lies beside them")
     seconds: float = setting(0.0, "taken of each clip, from its beginning; 0: all of it", at_least=0, at_most=3600)
@@ -154,7 +157,7 @@ def _models(settings: FieldSettings) -> tuple[Embedder, Classifier | None]:
     from evaluation.embedding import load_classifier, load_embedder
 
     torch.set_num_threads(settings.threads)
-    embedder = load_embedder(existing_asset(settings.embedding))
+    embedder = load_embedder(existing_asset(settings.embedding), environment=settings.environment)
     return embedder, load_classifier(existing_asset(settings.classifier)) if settings.classifier else None
 
 

@@ -21,7 +21,7 @@ from learner.memory import check_memory, machine_bytes, memory_need
 from learner.model_folder import MUSICGEN, VOCABULARY, ModelFolder, MusicGenModelFolder, open_model_folder
 from learner.run_folder import RunFolder, nearest_existing
 from rewards.checkpoint import check_checkpoint, version_of
-from rewards.registry import check_rewards, find_target, local_checkpoint
+from rewards.registry import check_extra, check_rewards, extra_model, find_target, local_checkpoint
 
 PREFERENCE = "preference"  # the reward, and the kind of its checkpoint
 POLICY_KINDS = ("tiny_musiclm",)
@@ -110,6 +110,11 @@ def check_rewards_and_judges(config: Config) -> None:
     for name, reward in config.rewards.items():
         if reward.target:
             find_target(name, reward.target)
+        elif extra_model(name, reward):
+            try:
+                check_extra(extra_model(name, reward), reward.checkpoint, reward.environment)
+            except UserError as error:
+                raise UserError(f"rewards.{name}: {error}") from None
         else:
             try:
                 check_checkpoint(local_checkpoint(reward.checkpoint), name)
@@ -194,7 +199,10 @@ def load_models(config: Config, policy: ModelFolder, codec: ModelFolder) -> None
         if config.policy.reference not in ("", config.policy.checkpoint):
             load_policy(config.policy.reference)
     load_codec(codec.path)
-    built_in = {name: reward for name, reward in config.rewards.items() if not reward.target}
+    # Models of the field are large and may live in an environment of their own: their scorer loads them
+    built_in = {
+        name: reward for name, reward in config.rewards.items() if not reward.target and not extra_model(name, reward)
+    }
     for name, reward in built_in.items():
         build_rewards({name: replace(reward, weight=1.0)})
     if config.evaluation.judges:

@@ -3,6 +3,10 @@
 A reward of your own is one class with `score(clips) -> [B]`; everything else of rewards.port.RewardModel has a default:
 
     rewards.brightness.target=my_rewards:Brightness rewards.brightness.weight=0.5
+
+Models of the field (rewards.extra) are named by `rewards.NAME.model`, or by a NAME that is one of theirs:
+
+    rewards.clap.checkpoint=DIR        rewards.taste.model=audiobox rewards.taste.checkpoint=DIR
 """
 
 from __future__ import annotations
@@ -17,7 +21,10 @@ import numpy as np
 
 from cluster.errors import UserError
 from cluster.working_copy import local_copy
+from configs.keys import EXTRA_REWARDS
 from configs.schema import RewardConfig
+from rewards.extra.catalogue import EXTRAS, check_installed
+from rewards.extra.isolation import IsolatedReward, python_of
 from rewards.mixture import RewardSpec
 from rewards.port import ClipBatch, ClipView, RewardModel
 
@@ -98,17 +105,56 @@ def check_rewards(rewards: Mapping[str, RewardConfig]) -> None:
         raise UserError("rewards: got none, allowed at least one, such as rewards.quality.weight=1")
     for name, config in rewards.items():
         _check_numbers(name, config)
-        if not config.target and name not in BUILT_IN:
-            near = difflib.get_close_matches(name, BUILT_IN, n=1)
+        if not config.target and not extra_model(name, config) and name not in BUILT_IN:
+            near = difflib.get_close_matches(name, [*BUILT_IN, *EXTRAS], n=1)
             hint = f", did you mean {near[0]}?" if near else ""
             raise UserError(
-                f"rewards.{name}: unknown reward{hint} Allowed {', '.join(BUILT_IN)}, or your own with "
+                f"rewards.{name}: unknown reward{hint} Allowed {', '.join([*BUILT_IN, *EXTRAS])}, or your own with "
                 f"rewards.{name}.target=module:Class"
             )
         if not config.target and not config.checkpoint:
             raise UserError(f"rewards.{name}.checkpoint: got nothing, allowed a directory")
     if all(config.weight == 0 for config in rewards.values()):
         raise UserError("rewards: got weight 0 for each, allowed at least one other than 0")
+
+
+def extra_model(name: str, config: RewardConfig) -> str:
+    """The model of the field that a reward means; empty where it is built in or the user's own."""
+    return config.model or (name if name in EXTRA_REWARDS and not config.target else "")
+
+
+def load_extra(
+    model: str,
+    checkpoint: str,
+    environment: str = "",
+    options: Mapping[str, Any] | None = None,
+    deadline_s: float = 60.0,
+) -> Any:
+    """A model of the field, here or in an environment of its own. Raises UserError.
+
+    options.threads and options.gpus are those of its own process; all others are handed to the model.
+    """
+    extra, given = EXTRAS[model], dict(options or {})
+    threads, gpus = int(given.pop("threads", 1)), float(given.pop("gpus", 0.0))
+    arguments = {"checkpoint": str(local_copy(checkpoint, "checkpoint")), **given}
+    if environment:
+        return IsolatedReward(model, extra.target, arguments, environment, deadline_s, threads, gpus)
+    check_installed(extra)
+    module, _, cls = extra.target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), cls)(**arguments)
+    except TypeError as error:  # an option that the model does not have
+        raise UserError(f"options: {_one_line(error)}") from None
+
+
+def check_extra(model: str, checkpoint: str, environment: str) -> None:
+    """What can be said without loading it: the folder is there, and packages or environment. Raises UserError."""
+    if environment:
+        python_of(environment)
+    else:
+        check_installed(EXTRAS[model])
+    if not local_copy(checkpoint, "checkpoint").is_dir():
+        raise UserError(f"{model} checkpoint: got {checkpoint!r}, allowed a local directory (nothing is downloaded)")
 
 
 def _check_numbers(name: str, config: RewardConfig) -> None:
@@ -123,6 +169,12 @@ def _check_numbers(name: str, config: RewardConfig) -> None:
 
 
 def _build(name: str, config: RewardConfig) -> Any:
+    extra = extra_model(name, config)
+    if extra:
+        try:
+            return load_extra(extra, config.checkpoint, config.environment, config.options, config.deadline_s)
+        except UserError as error:
+            raise UserError(f"rewards.{name}: {error}") from None
     if not config.target:
         try:
             return BUILT_IN[name](local_checkpoint(config.checkpoint))
