@@ -71,8 +71,9 @@ class Member:
     incarnation: int
     prepared: int = 0  # the pool's revision that it was prepared for
     where: Whereabouts | None = None  # None: it has never answered
-    doing: str = ""  # the method that it was asked; empty: nothing
-    since: float = 0.0  # time.monotonic() of that
+    doing: str = "start"  # the method that it was asked; empty: nothing
+    since: float = field(default_factory=time.monotonic)  # of that
+    placed: float = field(default_factory=time.monotonic)  # when the pool asked for it
     leaving: bool = False  # it ends with the call that it works on
     revoked: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 

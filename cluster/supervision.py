@@ -166,7 +166,7 @@ class ActorPool:
             self._retire(member)
             time_s = min(max(0.0, left_s - LEAVE_MARGIN_S), self.deadline_s)
             asyncio.get_running_loop().call_later(time_s, self._hand_back, member, "its node is drained")
-            self._replaced(member, "drained", f"its node {member.where} is drained", charge=False)
+            self._replaced(member, "drained", f"leaves node {member.where.node_id[:8]}, which is drained", charge=False)
 
     def lose_nodes(self, node_ids: frozenset[str]) -> None:
         """Nodes are gone: calls of their members go elsewhere at once, and what one still answers is refused."""
@@ -177,7 +177,7 @@ class ActorPool:
                 self._leaving.add(member)
                 member.revoke("its node is gone")
                 asyncio.get_running_loop().call_later(LATE_S, self._kill, member)
-                self._replaced(member, "node", f"node {member.where.node_id[:8]} is gone", charge=False)
+                self._replaced(member, "node", f"lost with its node {member.where.node_id[:8]}", charge=False)
 
     @property
     def ready(self) -> int:
@@ -192,7 +192,7 @@ class ActorPool:
     @property
     def longest_wait_s(self) -> float:
         """Of the pending ones; 0 where there is none."""
-        return max((time.monotonic() - member.since for member in self._joining.values()), default=0.0)
+        return max((time.monotonic() - member.placed for member in self._joining.values()), default=0.0)
 
     @property
     def members(self) -> list[Member]:
@@ -327,7 +327,7 @@ class ActorPool:
         stacks = await describe(member.where) if timed_out and member.where else ""
         self._kill(member)
         kind = "timeout" if timed_out else "node" if node else "died"
-        reason = "deadline passed" if timed_out else one_line(error)
+        reason = "deadline passed" if timed_out else "lost with its node" if node else one_line(error)
         self._replaced(member, kind, reason, charge and not node, stacks)
         self._check()
 

@@ -24,6 +24,7 @@ from configs.paths import PROJECT_ROOT
 
 RAY = str(Path(sys.executable).with_name("ray"))
 STORE_BYTES = 150_000_000
+SIMULATED_HEAD = "ray.head.default"  # the one name that the simulated provider gives its head
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class RayCluster:
     dashboard: str
     environment: dict[str, str]
 
-    def add_node(self, resources: Mapping[str, float], cpus: int) -> None:
-        """A further node. Returns when it has started; it may still be joining."""
+    def add_node(self, resources: Mapping[str, float], cpus: int, environment: Mapping[str, str] | None = None) -> None:
+        """A further node, with more of an environment. Returns when it has started; it may still be joining."""
         command = [RAY, "start", f"--address={self.gcs}", f"--num-cpus={cpus}", f"--resources={json.dumps(resources)}"]
         command += [f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats", "--metrics-export-port=0"]
         command += ["--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0"]
-        _run(command, self.environment)
+        _run(command, {**self.environment, **(environment or {})})
 
     def submit(
         self, entrypoint: Sequence[str], *options: str, environment: Mapping[str, str] | None = None
@@ -106,8 +107,11 @@ def simulated_launch(
         "upscaling_speed": 10,
         "idle_timeout_minutes": idle_s / 60,
         "provider": {**provider, "disable_launch_config_check": True},
-        "head_node_type": "head",
-        "available_node_types": {"head": {"resources": dict(head), "node_config": {}, "max_workers": 0}, **types},
+        "head_node_type": SIMULATED_HEAD,
+        "available_node_types": {
+            SIMULATED_HEAD: {"resources": dict(head), "node_config": {}, "max_workers": 0},
+            **types,
+        },
         **{f"{name}_commands": [] for name in commands},
         "auth": {},
         "docker": {},

@@ -72,11 +72,11 @@ class ElasticRun:
 
 @contextmanager
 def elastic_run(cluster: RayCluster, folder: Path, arguments: Sequence[str], **more: str) -> Iterator[ElasticRun]:
-    """`python -m learner.main` on the head of the cluster."""
+    """tests.faults.slow_generators_main on the head of the cluster."""
     output = folder.with_name(f"{folder.name}.txt")
     with open(output, "wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "learner.main", *arguments],
+            [sys.executable, "-m", "tests.faults.slow_generators_main", *arguments],
             cwd=PROJECT_ROOT,
             env={**cluster.environment, "RAY_ADDRESS": cluster.gcs, "OMP_NUM_THREADS": "1", **more},
             stdout=file,
@@ -108,7 +108,7 @@ def generator_processes(cluster: RayCluster) -> list[psutil.Process]:
     """Actors of this cluster; the parent of each is the raylet of its node."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        if (process.info["cmdline"] or [""])[0].startswith("ray::GeneratorActor"):
+        if (process.info["cmdline"] or [""])[0].startswith("ray::SimulatedSlow"):
             parent = process.parent()
             if parent is not None and str(cluster.folder) in " ".join(parent.cmdline()):
                 found.append(process)
