@@ -1,0 +1,81 @@
+"""Whole runs on a MusicGen directory with random weights: both modes, all weights or adapters, killed and resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from codec.audio import read_audio
+from policy.checkpoint import load_policy
+from policy.musicgen.random_checkpoint import RandomShapes, write_random
+from tests.system.tiny_world import (
+    TinyWorld,
+    assert_same_outcome,
+    build_tiny_world,
+    check_trained_once,
+    metrics_of,
+    open_main,
+    run_main,
+    wait_for_step,
+)
+
+STEPS = 6
+pytestmark = pytest.mark.slow
+
+
+class MusicGenWorld(TinyWorld):
+    """The tiny world's prompts and rewards around a MusicGen: its directory is all that names policy and codec."""
+
+    def arguments(self, run_dir: Path, **settings: object) -> list[str]:
+        chosen: dict[str, object] = {"sampling__guidance_scale": 3, "sampling__group_size": 2, "learner__steps": STEPS}
+        words = super().arguments(run_dir, **chosen | {"guard__diversity_prompts": 0} | settings)
+        kept = [word for word in words if not word.startswith(("policy.checkpoint=", "codec.checkpoint="))]
+        return [*kept, f"policy.checkpoint={self.folder / 'musicgen'}", "rewards.low_tokens.options={entries: 64}"]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["mono", "stereo"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MusicGenWorld:
+    folder = build_tiny_world(tmp_path_factory.mktemp("musicgen_world")).folder
+    write_random(folder / "musicgen", RandomShapes(stereo=request.param))
+    return MusicGenWorld(folder)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4], ids=["all_weights", "adapters"])
+def test_a_synchronous_run_is_on_policy_and_equal_when_killed_and_resumed(
+    world: MusicGenWorld, tmp_path: Path, lora_rank: int
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = world.run(whole, learner__lora_rank=lora_rank)
+    assert "CC-BY-NC" in done.stdout and "memory: about" in done.stdout
+    rows = metrics_of(whole)
+    assert len(rows) == STEPS and rows[0]["kl"] == pytest.approx(0, abs=1e-6)
+    for row in rows:
+        assert row["staleness_max"] == 0 and row["importance_weight_mean"] == pytest.approx(1, abs=1e-4)
+    process = open_main(world.arguments(killed, learner__lora_rank=lora_rank))
+    wait_for_step(process, killed, 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    resumed = run_main([f"run.resume={killed}"])
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert_same_outcome(whole, killed, STEPS)
+    check_trained_once(killed)
+
+    policy = load_policy(whole / f"checkpoints/step_{STEPS}/policy")  # whole by itself: text encoder, codec, tokenizer
+    before = load_policy(world.folder / "musicgen").state_dict()
+    changed = [name for name, tensor in policy.state_dict().items() if not tensor.equal(before[name])]
+    assert "trunk.layers.0.qkv.weight" in changed and not any("embed" in name for name in changed)
+    adapters = whole / f"checkpoints/step_{STEPS}/adapters.safetensors"
+    assert adapters.exists() == bool(lora_rank) and (not lora_rank or len(load_file(adapters)) == 2 * 2 * 7)
+    sound, rate_hz = read_audio(sorted((whole / f"samples/step_{STEPS}").glob("*.wav"))[0])
+    assert rate_hz == 32_000 and sound.shape[0] == policy.shapes.audio_channels
+
+
+def test_an_asynchronous_run_keeps_its_bound(world: MusicGenWorld, tmp_path: Path) -> None:
+    world.run(tmp_path / "run", pipeline__mode="async", actors__generators=2, learner__lora_rank=4)
+    rows = metrics_of(tmp_path / "run")
+    assert len(rows) == STEPS and max(row["staleness_max"] for row in rows) <= 2
+    check_trained_once(tmp_path / "run")
