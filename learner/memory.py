@@ -19,6 +19,7 @@ from configs.schema import Config
 
 BYTES = 4  # of a number
 PROCESS_BYTES = 400_000_000  # an actor with torch and Ray in it
+SAMPLERS = 2  # weights of a module, and as its sampler lays them out
 PUBLISHED_VERSIONS = 2  # kept alive by the weight bus
 TRAINED_COPIES = 3  # of each number that learns: gradient and Adam's two moments
 KEPT_WIDTHS, KEPT_WIDTHS_NULL = 22, 17  # numbers kept of a token by a layer, in widths; fewer without cross-attention
@@ -58,8 +59,8 @@ def memory_need(config: Config, shapes: MusicGenShapes, filters: int = 64, froze
     learners = config.learner.workers if config.learner.parallel == "data" else 1  # else they share one set of networks
     return MemoryNeed(
         learner=learners * _learner_bytes(config, shapes, guided),
-        generators=count * (PROCESS_BYTES + model + CODEC_BYTES + generator),
-        evaluator=PROCESS_BYTES + model + CODEC_BYTES + evaluator,
+        generators=count * (PROCESS_BYTES + SAMPLERS * model + CODEC_BYTES + generator),
+        evaluator=PROCESS_BYTES + SAMPLERS * model + CODEC_BYTES + evaluator,
         weights=PUBLISHED_VERSIONS * model,
         others=(2 + actors.scorers) * PROCESS_BYTES + frozen_bytes,
     )

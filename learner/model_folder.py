@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.working_copy import local_copy
-from codec.musicgen_folder import LICENCE, MusicGenFolder, is_musicgen_folder
+from codec.musicgen_folder import LICENCE, MusicGenFolder, is_musicgen_folder, weight_files
 from configs.errors import UserError
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.json"
@@ -38,6 +38,11 @@ class ModelFolder:
     def parameters(self) -> int:
         """Numbers in the weights."""
         return sum(math.prod(entry["shape"]) for entry in self.header.values())
+
+    @property
+    def carried_bytes(self) -> int:
+        """What a checkpoint of this policy carries beside its weights."""
+        return 0
 
     def _check_files(self, others: tuple[str, ...]) -> None:
         if not self.path.exists():
@@ -107,6 +112,11 @@ class MusicGenModelFolder(ModelFolder):
     def parameters(self) -> int:
         """Numbers in the language model's weights."""
         return self.shapes.parameters
+
+    @property
+    def carried_bytes(self) -> int:
+        """Text encoder and codec: at most what the directory holds."""
+        return sum(path.stat().st_size for path in weight_files(self.path))
 
 
 def open_model_folder(

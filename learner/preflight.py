@@ -183,7 +183,8 @@ def checkpoint_bytes(config: Config, policy: ModelFolder) -> int:
     """Step 0, the kept ones, those that the guard may propose, and the one being written, in 32 bits."""
     written = config.learner.steps // config.run.checkpoint_every + 1
     kept = config.run.keep_checkpoints + config.guard.consecutive + 1
-    return (min(kept, written) + 2) * policy.parameters * 4 * TENSORS_PER_PARAMETER
+    tensors = 1 if config.learner.lora_rank else TENSORS_PER_PARAMETER  # adapters are few beside the merged policy
+    return (min(kept, written) + 2) * (policy.parameters * 4 * tensors + policy.carried_bytes)
 
 
 def load_models(config: Config, policy: ModelFolder, codec: ModelFolder) -> None:
