@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,8 @@ from policy.musicgen.model import Layer, MusicGen, attendable, join_heads, split
 from policy.musicgen.t5 import PAD
 from policy.port import SamplingSettings
 from policy.sampler import uniform_noise
+
+_ONEDNN: Any = torch.ops.mkldnn
 
 
 class MusicGenSampler:
@@ -77,18 +80,19 @@ class Products:
     def __init__(self, policy: MusicGen) -> None:
         weight = policy.heads.weight
         served = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-        layers = [module for module in policy.modules() if isinstance(module, nn.Linear) and module.bias is None]
+        linear = [module for module in policy.modules() if isinstance(module, nn.Linear)]
+        layers = [layer for layer in linear if getattr(layer, "bias", None) is None]
         with torch.no_grad():
             self.packed = {layer: _laid_out(layer.weight.detach()) for layer in layers} if served else {}
 
     def __call__(self, layer: nn.Linear, x: Tensor) -> Tensor:
         """x [..., I] -> [..., O]."""
         packed = self.packed.get(layer)
-        return layer(x) if packed is None else torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+        return layer(x) if packed is None else _ONEDNN._linear_pointwise(x, packed, None, "none", [], "")
 
 
 def _laid_out(weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight)
+    return _ONEDNN._reorder_linear_weight(weight)
 
 
 class _Steps:
