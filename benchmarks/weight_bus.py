@@ -1,6 +1,6 @@
 """From new weights at the publisher to modules that compute with them, in other processes: every backend, in turns.
 
-    python -m benchmarks.weight_bus [megabytes=50,200,400] [receivers=1,2,4] [rounds=5] [policy=DIRECTORY]
+    python -m benchmarks.weight_bus [megabytes=50,300,1200] [receivers=1,2,4] [rounds=5] [policy=DIRECTORY]
 
 A turn is timed from the call of `publish` until every receiver has the weights in its own torch module, checked. Beside
 it stands the least that such a node has to do: memcpy once into shared memory, then once into each receiver's module,
@@ -45,7 +45,7 @@ COPIES = (
 
 @dataclass(frozen=True)
 class Settings:
-    megabytes: str = "50,200,400"
+    megabytes: str = "50,300,1200"
     receivers: str = "1,2,4"
     rounds: int = 5
     policy: str = ""

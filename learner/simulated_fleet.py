@@ -53,7 +53,7 @@ class Settings:
     learner_flops: float = 989e12
     learner_reached: float = 0.35
     learner_memory: float = 80e9
-    network: float = 1.25e9  # bytes/s of a node: 10 Gbit/s
+    network: float = 3.1e9  # bytes/s of a node: 25 Gbit/s
     bus: float = 16e9  # bytes/s between a GPU and its host
     replay_s: float = 0.005  # one call of the replay store, from benchmarks.scaling
     generator_usd: float = 0.94  # an hour, L40S spot

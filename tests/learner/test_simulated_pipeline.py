@@ -98,8 +98,8 @@ def test_a_fleet_s_arithmetic() -> None:
     assert fleet.learners == 2  # 34 bytes a parameter do not fit one GPU of 80 GB
     work = 14 * 3.3e9 * 1500 * fleet.shape.batch_rows
     assert fleet.times.learn == pytest.approx(work / (2 * 989e12 * 0.35))
-    assert fleet.broadcast_s == pytest.approx(4 * 6.6e9 / 1.25e9)  # a tree of 9 has four levels
-    assert fleet.serial_s == pytest.approx(8 * 6.6e9 / 1.25e9)
+    assert fleet.broadcast_s == pytest.approx(4 * 6.6e9 / 3.1e9)  # a tree of 9 has four levels
+    assert fleet.serial_s == pytest.approx(8 * 6.6e9 / 3.1e9)
     outcome = Outcome(1.0, 2.0, 0.0, 0, 1.0, 1.0)
     hourly = 8 * 0.94 + fleet.shape.scorers * 0.94 + 2 * 2.69 + 0.5
     assert fleet.usd_per_million_clips(settings, outcome) == pytest.approx(hourly / 3600 / 2.0 * 1e6)
