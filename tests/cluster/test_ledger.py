@@ -6,7 +6,7 @@ import pytest
 
 from cluster.catalogue import STAGES as CATALOGUE_STAGES
 from cluster.catalogue import find_metric
-from cluster.ledger import STAGES, Ledger
+from cluster.ledger import STAGES, Ledger, current_stage, in_stage
 
 
 class Clock:
@@ -87,3 +87,11 @@ def test_stages_add_up_to_an_independent_clock() -> None:
 def test_an_unknown_stage_is_refused() -> None:
     with pytest.raises(ValueError, match="stage: got 'lunch'"), Ledger().stage("lunch"):
         pass
+
+
+def test_the_stage_of_a_task_is_the_innermost_and_ends_with_it() -> None:
+    with in_stage("sample"):
+        with in_stage("publish"):
+            assert current_stage() == "publish"
+        assert current_stage() == "sample"
+    assert current_stage() == "start"
