@@ -116,6 +116,22 @@ def test_a_panel_without_any_row_can_be_shown():
     assert "0/10" in stream.getvalue()
 
 
+def test_a_store_that_is_gone_is_said_at_once_and_stays_in_the_panel_until_it_is_back():
+    lines, panels = io.StringIO(), [io.StringIO(), io.StringIO()]
+    with Progress(8, "lines", "MusicRL", lines) as progress:
+        progress.storage_waits("s3://bucket/run", "http://store cannot be reached", 1800.0)
+        progress.storage_is_back("s3://bucket/run", 61.0)
+    assert "storage: s3://bucket/run: http://store cannot be reached: waiting, at most 30:00" in lines.getvalue()
+    assert "s3://bucket/run takes writes again after 1:01; nothing is lost" in lines.getvalue()
+    for back, panel in enumerate(panels):
+        with Progress(8, "panel", "MusicRL", panel) as progress:
+            progress.storage_waits("s3://bucket/run", "no server", 1800.0)
+            if back:
+                progress.storage_is_back("s3://bucket/run", 61.0)
+    assert "no server: waiting, at most 30:00" in panels[0].getvalue().rpartition("STORAGE")[2]
+    assert "STORAGE" not in panels[1].getvalue().rpartition("takes writes again")[2]
+
+
 def test_values_are_means_over_the_last_rows_and_skip_nan():
     standing = Standing(30, "")
     for step in range(1, 21):

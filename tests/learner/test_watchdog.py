@@ -78,6 +78,20 @@ def test_whatever_gets_done_puts_the_end_off() -> None:
     assert told == []
 
 
+def test_work_with_a_deadline_of_its_own_is_no_stall_and_the_time_counts_anew_after_it() -> None:
+    now = [0.0]
+    activity = Activity(Ledger(), beside=False, clock=lambda: now[0])
+
+    async def upload() -> None:
+        now[0] += 1000.0
+        assert activity.idle_s == 0.0
+
+    asyncio.run(activity.patiently(upload()))
+    assert activity.idle_s == 0.0
+    now[0] += 5.0
+    assert activity.idle_s == 5.0
+
+
 def test_time_in_which_the_whole_process_was_stopped_is_nobodys_idleness(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     activity = Activity(Ledger(), beside=False, clock=lambda: now[0])

@@ -275,9 +275,12 @@ def test_killed_while_it_was_being_resumed_it_still_is_the_same_machine(
     flush(run)
     write(run.folder, {"replay/segment_000001.arrows": "acknowledged"})
     _kill(run, open_runs)
-    for epoch in ("second", "third"):  # each is killed as soon as it has claimed the run
-        claimed = RemoteRun(URL, StorageConfig(), epoch, "run.dir")
-        claimed.claim_again(newest)
+    for killed_at in ("settle", "keep"):  # the working folder has changed hands, the lease not yet; both have
+        claimed = RemoteRun(URL, StorageConfig(), f"killed at {killed_at}", "run.dir")
+        setattr(claimed._lease, killed_at, _die)
+        with pytest.raises(Killed):
+            claimed.claim_again(newest)
+            claimed.start()
         _kill(claimed, open_runs)
     assert _read(begin("fourth", again=True).folder / "replay/segment_000001.arrows") == "acknowledged"
 
@@ -398,6 +401,13 @@ def test_a_reader_gets_the_run_as_it_is_now(begin: Callable[..., RemoteRun], ser
     assert _read(read() / "metrics.parquet") == "2"
     with pytest.raises(UserError, match=r"RUN_DIR: got 's3://bucket/none', which has no config\.yaml"):
         read_copy("s3://bucket/none", lambda name, names: True, "RUN_DIR")
+
+
+class Killed(BaseException): ...
+
+
+def _die() -> None:
+    raise Killed
 
 
 def _kill(run: RemoteRun, open_runs: list[RemoteRun]) -> None:
