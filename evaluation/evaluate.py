@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -157,6 +158,12 @@ def clip_seed(seed: int, prompt_id: int) -> int:
 
 def frames_of(seconds: float, policy: Policy) -> int:
     return max(1, round(seconds * policy.frame_rate_hz))
+
+
+def longest_clip_s(policy: Any) -> float:
+    """Seconds of the longest clip that a policy plays."""
+    shapes = getattr(policy, "shapes", None) or policy.config
+    return shapes.max_frames / policy.frame_rate_hz
 
 
 def finite_mean(values: np.ndarray) -> float:

@@ -148,7 +148,7 @@ def generate(entries: Sequence[Entry], folder: Path, settings: MusicCapsSettings
     import torch
 
     from codec.checkpoint import load_codec
-    from evaluation.evaluate import clip_seed, sample_clips
+    from evaluation.evaluate import clip_seed, longest_clip_s, sample_clips
     from policy.checkpoint import load_policy
     from policy.port import SamplingSettings
     from policy.samplers import sampler_of
@@ -158,7 +158,7 @@ def generate(entries: Sequence[Entry], folder: Path, settings: MusicCapsSettings
         return
     torch.set_num_threads(settings.threads)
     policy, codec = load_policy(existing_asset(settings.policy)), load_codec(existing_asset(settings.codec))
-    most_s = policy.config.max_frames / policy.frame_rate_hz
+    most_s = longest_clip_s(policy)
     if settings.length_s > most_s:
         raise UserError(f"length_s: got {settings.length_s:g}, allowed at most {most_s:g}, the policy's longest clip")
     sampler, sampling = sampler_of(policy), SamplingSettings(settings.temperature, settings.guidance_scale)

@@ -2,6 +2,7 @@
 
     python -m learner.pretrain world [stage=NAME] [key=value ...]          the tiny world, from nothing
     python -m learner.pretrain policy data=TOKENS.npz [key=value ...]      a base policy from a token dataset
+    python -m learner.pretrain policy.checkpoint=DIR data=DIR [key=value ...]   fine-tunes a policy on audio of yours
 
 `world` runs its stages in order and skips what is finished, so it goes on where it was stopped; `stage=NAME` makes one
 stage anew. Exit status: 0 finished, 1 started and failed, 2 bad input, 130 interrupted.
@@ -66,6 +67,17 @@ def train_policy(words: Sequence[str]) -> None:
     say(f"policy: written to {command.out}")
 
 
+def fine_tune_policy(words: Sequence[str]) -> None:
+    """A policy that is there, on a folder of audio with captions or an audiocraft manifest."""
+    from learner.fine_tune import FineTuneSettings, fine_tune
+
+    plain = [word.replace(".checkpoint=", "=", 1) if word.startswith(DOTTED) else word for word in words]
+    settings = parse_settings(plain, FineTuneSettings())
+    fine_tune(settings, say)
+    say(f"policy: written to {settings.out}/policy")
+
+
+DOTTED = ("policy.checkpoint=", "codec.checkpoint=")
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"world": build_world, "policy": train_policy}
 
 
@@ -79,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _build(words: Sequence[str]) -> None:
+    if words and "=" in words[0]:  # no command, settings only
+        fine_tune_policy(words)
+        return
     if not words or words[0] not in COMMANDS:
         got = words[0] if words else ""
         raise UserError(f"command: got {got!r}, allowed {', '.join(COMMANDS)}{nearest(got, COMMANDS)} (see --help)")
@@ -87,10 +102,11 @@ def _build(words: Sequence[str]) -> None:
 
 def usage() -> str:
     """The module's own words and every key with its default."""
+    from learner.fine_tune import FineTuneSettings
     from learner.world_stages import WorldSettings
 
     lines = [(__doc__ or "").strip()]
-    for name, kind in (("world", WorldSettings), ("policy", PolicyCommand)):
+    for name, kind in (("world", WorldSettings), ("policy", PolicyCommand), ("fine-tuning", FineTuneSettings)):
         lines += ["", f"{name}:"] + [f"  {field.name}={field.default}" for field in fields(kind)]
     return "\n".join(lines)
 

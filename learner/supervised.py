@@ -28,6 +28,7 @@ from policy.tiny_musiclm import TinyMusicLM
 
 Say = Callable[[str], None]
 STATE = "training.pt"
+CURVE = "curve.jsonl"  # bits a token, by step
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,18 @@ class SupervisedTraining:
             count = min(len(self.valid), 256)
             bits = bits_per_token(self.policy, self.valid.codes[:count], self.valid.captions[:count])
             text += f", valid {bits.mean():.3f}"
+            self._note(train=float(np.mean(losses)), valid=float(bits.mean()))
+        else:
+            self._note(train=float(np.mean(losses)))
         self.say(f"{text}, {left_min:.1f} min left")
+
+    def _note(self, **bits: float) -> None:
+        """One line of curve.jsonl; lines of steps that are made again after a stop come twice, the later one counts."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / CURVE).open("a", encoding="utf-8") as file:
+            file.write(
+                json.dumps({"step": self.step, **{name: round(value, 5) for name, value in bits.items()}}) + "\n"
+            )
 
     def _export(self) -> dict[str, Any]:
         facts = {**asdict(self.settings), "minutes": round(self.seconds / 60, 1), "sequences": len(self.train)}
