@@ -152,7 +152,7 @@ async def _notes(
 ) -> tuple[str, ...]:
     """What a person should know of the room for growing groups. Raises UserError where there can never be enough."""
     wishes = {role.group: {"CPU": role.cpus, role.group: PLACE} for role in (made.generator, made.scorer)}
-    most = {role: _most(config, f"{role}s")[1] for role in wishes}
+    most = {role: most_of(config, f"{role}s")[1] for role in wishes}
     enough = all(sum(fitting(node, wish) for node in nodes) >= most[role] for role, wish in wishes.items())
     return () if enough else tuple(check_room(config, wishes, nodes, await types.get()))
 
@@ -210,17 +210,17 @@ def _refuse_impossible(config: Config, node_cpus: Sequence[float], generators: i
     at_once = combine(generators, learner_cpus)
     if at_once > total:
         rule = "the larger of both" if config.pipeline.mode == "sync" else "both together"
-        field, count = _most(config, "generators")
+        field, count = most_of(config, "generators")
         raise UserError(
             f"{field}: got {count} x {config.actors.generator_cpus} CPUs and {_learner_setting(config)} "
             f"{learner_cpus}, allowed {total:g} CPUs for {rule} (this cluster, {config.pipeline.mode} mode)"
         )
     if scorers > total:
-        field, count = _most(config, "scorers")
+        field, count = most_of(config, "scorers")
         raise UserError(f"{field}: got {count} x {config.actors.scorer_cpus} CPUs, allowed {total:g} in this cluster")
 
 
-def _most(config: Config, role: str) -> tuple[str, int]:
+def most_of(config: Config, role: str) -> tuple[str, int]:
     """The setting that bounds a role from above, and its value."""
     most = getattr(config.actors, f"{role}_max")
     return (f"actors.{role}_max", most) if most else (f"actors.{role}", getattr(config.actors, role))

@@ -21,6 +21,7 @@ from cluster.launch.rules import (
     range_findings,
     world_findings,
 )
+from cluster.placement import most_of
 from configs.command_line import nearest
 from configs.errors import UserError
 from configs.load import load_config
@@ -161,10 +162,10 @@ def _job(job: Document, cluster: Document) -> Iterator[Finding]:
 def _fits(config: Any, groups: dict[str, Document]) -> Iterator[Finding]:
     """The actors of the run fit their groups at full size."""
     actors = config.actors
-    for role, count, cpus, setting in (
-        ("learner", 1, config.learner.cpus, "learner.cpus"),
-        ("generator", actors.generators, actors.generator_cpus, "actors.generators"),
-        ("scorer", actors.scorers, actors.scorer_cpus, "actors.scorers"),
+    for role, (setting, count), cpus in (
+        ("learner", ("learner.cpus", 1), config.learner.cpus),
+        ("generator", most_of(config, "generators"), actors.generator_cpus),
+        ("scorer", most_of(config, "scorers"), actors.scorer_cpus),
     ):
         places = sum(
             group.get("maxReplicas", 1) * (int(_cpus(group)) // cpus)
