@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cluster.errors import UserError
 from cluster.working_copy import local_copy
+from codec.encodec_folder import is_transformers_encodec
 from codec.magnitude_codec import MagnitudeCodec, MagnitudeCodecConfig
 from codec.musicgen_folder import is_musicgen_folder
 from codec.port import Codec
@@ -25,6 +26,10 @@ KINDS = (MAGNITUDE, ENCODEC)
 def load_codec(directory: str | Path) -> Codec:
     """The codec in `directory`, in evaluation mode. Raises UserError for anything that is not a whole codec."""
     folder = local_copy(directory, "codec.checkpoint")
+    if is_transformers_encodec(folder):
+        from codec.encodec_codec import load_encodec
+
+        return load_encodec(folder)
     if is_musicgen_folder(folder):
         from codec.musicgen_codec import MusicGenCodec
 

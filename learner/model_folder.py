@@ -58,6 +58,8 @@ class ModelFolder:
             config = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{self.field}: {self.path / CONFIG} is not readable JSON: {one_line(error)}") from None
+        if isinstance(config, dict) and "kind" not in config and config.get("model_type") == "encodec":
+            config["kind"] = "encodec"  # as transformers saves it
         kind = config.get("kind") if isinstance(config, dict) else None
         if kind not in kinds:
             raise UserError(f"{self.field}: got {str(self.path)!r} of kind {kind!r}, allowed {', '.join(kinds)}")

@@ -27,6 +27,7 @@ PREFERENCE = "preference"  # the reward, and the kind of its checkpoint
 POLICY_KINDS = ("tiny_musiclm",)
 CODEC_KINDS = ("magnitude_codec", "encodec")
 ENCODEC_RATE_HZ, ENCODEC_ENTRIES, ENCODEC_KBPS_PER_LEVEL = 75.0, 1024, 0.75
+ENCODEC_48_RATE_HZ = 150 * 48_000 / 47_520  # segments of 150 frames start every 0.99 s
 MEL_RATE_HZ = 50.0  # spectra a second of codec.log_mel, which the magnitude codec folds into frames
 
 BYTES_PER_CELL = 2 + 4  # codes uint16, log-probability float32
@@ -273,8 +274,10 @@ def _codec_facts(codec: ModelFolder) -> tuple[float, list[int]]:
         return codec.shapes.frame_rate_hz, [codec.shapes.entries] * codec.shapes.codebooks
     try:
         if codec.kind == "encodec":
-            levels = round(float(codec.config.get("bandwidth_kbps", 6.0)) / ENCODEC_KBPS_PER_LEVEL)
-            return ENCODEC_RATE_HZ, [ENCODEC_ENTRIES] * levels
+            wide = codec.config.get("model") == "encodec_48khz" or codec.config.get("sampling_rate") == 48_000
+            rate_hz, kbps = (ENCODEC_48_RATE_HZ if wide else ENCODEC_RATE_HZ), ENCODEC_KBPS_PER_LEVEL * (1 + wide)
+            most = max(codec.config.get("target_bandwidths", [6.0]))  # transformers' files name all, ours the one
+            return rate_hz, [ENCODEC_ENTRIES] * round(float(codec.config.get("bandwidth_kbps", most)) / kbps)
         rate_hz = MEL_RATE_HZ / int(codec.config["spectra_per_frame"])
         return rate_hz, [int(codec.config["entries"])] * int(codec.config["levels"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
