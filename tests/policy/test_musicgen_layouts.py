@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -207,6 +208,8 @@ def test_broken_files_are_refused_and_nothing_is_run(mono: Path, audiocraft: Pat
     torch.save({"best_state": Touch()}, audiocraft / "state_dict.bin", _use_new_zipfile_serialization=False)
     assert "posix.system" in refusal(audiocraft)
     assert not (tmp_path / "run").exists()
+    torch.save({"best_state": argparse.Namespace(rate=1)}, audiocraft / "state_dict.bin")  # harmless, but no tensor
+    assert "names argparse.Namespace" in refusal(audiocraft)
     (audiocraft / "state_dict.bin").write_bytes(state[: len(state) // 2])
     assert "truncated" in refusal(audiocraft)
 

@@ -75,7 +75,7 @@ def test_a_synchronous_run_is_on_policy_and_equal_when_killed_and_resumed(
 
 
 def test_an_asynchronous_run_keeps_its_bound(world: MusicGenWorld, tmp_path: Path) -> None:
-    world.run(tmp_path / "run", pipeline__mode="async", actors__generators=2, learner__lora_rank=4)
+    world.run(tmp_path / "run", pipeline__mode="async", learner__lora_rank=4)
     rows = metrics_of(tmp_path / "run")
     assert len(rows) == STEPS and max(row["staleness_max"] for row in rows) <= 2
     check_trained_once(tmp_path / "run")
