@@ -58,6 +58,9 @@ SCENARIOS = {
         {"parallel": "sharded", "activation_checkpointing": True}, rows=(7, 8, 1), same={"value_warmup_steps": 2}
     ),
     "musicgen": Scenario({"parallel": "sharded", "activation_checkpointing": True}, steps=2, policy=musicgen),
+    "adapters": Scenario(
+        {"parallel": "sharded"}, steps=2, policy=musicgen, same={"lora_rank": 2, "learning_rate": 0.01}
+    ),
     "bfloat16": Scenario({"parallel": "sharded", "precision": "bfloat16"}, close=0.02, same={"micro_batch_size": 8}),
 }
 
