@@ -21,6 +21,7 @@ from learner.parts import Parts
 from learner.ranks import Alone, blocks_of, exchanging, share_of
 from learner.sharding import join
 from policy.checkpoint import load_policy
+from policy.lora import merged_state
 from tests.learner.rank_scenarios import SAVED_AT, SCENARIOS, STEPS, made, train
 from tests.learner.tiny_learner import batch, config, learner, tiny_policy
 
@@ -57,7 +58,7 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
 def alone(name: str) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     subject = made(name, None)
     metrics = train(name, subject, SCENARIOS[name].steps)
-    return dict(subject.policy.state_dict()), metrics
+    return dict(merged_state(subject.policy)), metrics
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -19,6 +19,7 @@ from cluster.errors import UserError
 from codec.checkpoint import load_codec
 from codec.torchaudio_guard import import_torchaudio
 from policy.checkpoint import load_policy, policy_version, save_policy
+from policy.musicgen.__main__ import main as export
 from policy.musicgen.audiocraft import save_audiocraft
 from policy.musicgen.random_checkpoint import RandomShapes, write_random
 from policy.port import SamplingSettings
@@ -273,3 +274,21 @@ def refusal(folder: Path) -> str:
     line = str(caught.value)
     assert "\n" not in line and len(line) < 400
     return line
+
+
+def test_the_export_command(mono: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"policy={mono}", f"out={tmp_path / 'out'}", "layout=audiocraft", "dtype=float16"]
+    assert export(words) == 0 and "CC-BY-NC" in capsys.readouterr().out
+    state = torch.load(tmp_path / "out" / "state_dict.bin", weights_only=True)["best_state"]
+    assert all(tensor.dtype == torch.float16 for tensor in state.values())
+    halved = load_policy(tmp_path / "out").state_dict()
+    assert all(
+        torch.equal(halved[name], tensor.half().float()) for name, tensor in load_policy(mono).state_dict().items()
+    )
+    for changed, says in (
+        (words, "out: got"),
+        ([*words[:2], "layout=onnx"], "layout: got 'onnx'"),
+        ([f"policy={tmp_path}", *words[1:]], "policy: got"),
+        ([*words[:3], "dtype=int8"], "dtype: got 'int8'"),
+    ):
+        assert export(changed) == 2 and says in capsys.readouterr().err
