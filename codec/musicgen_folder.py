@@ -201,7 +201,7 @@ class MusicGenFolder:
             pretrained = self._compression.get("pretrained", "no codec")
             self._refuse(
                 f"whose {CODEC_FILE} names {pretrained} instead of holding it; "
-                "set codec.checkpoint to the directory of that codec"
+                "set codec.checkpoint to a MusicGen directory that holds it"
             )
         stored = StoredTensors.of(state, str(self.path / CODEC_FILE))
         return stored.renamed({codec_name(name): name for name in stored})

@@ -276,6 +276,13 @@ def refusal(folder: Path) -> str:
     return line
 
 
+def test_a_codec_that_is_only_named_comes_from_another_directory(mono: Path, audiocraft: Path) -> None:
+    torch.save({"pretrained": "facebook/encodec_32khz"}, audiocraft / "compression_state_dict.bin")
+    with pytest.raises(UserError, match=r"names facebook/encodec_32khz instead of holding it; set codec.checkpoint"):
+        load_codec(audiocraft)
+    assert load_codec(mono).codebook_sizes == tuple(stream.size for stream in load_policy(audiocraft).streams)
+
+
 def test_the_export_command(mono: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"policy={mono}", f"out={tmp_path / 'out'}", "layout=audiocraft", "dtype=float16"]
     assert export(words) == 0 and "CC-BY-NC" in capsys.readouterr().out
