@@ -57,6 +57,8 @@ class ActorGroup(ActorPool):
         Raises what the method raises; ActorLost, CallTimedOut or RunFailed where a member is gone, silent or alone. All
         members are dead then.
         """
+        if self.ready < self.size:
+            raise ActorLost(f"{self.name}: asked to {method} after it has ended")
         limit_s = self.deadline_s if deadline_s is None else deadline_s
         shared = [ray.put(argument) for argument in args]  # one copy for all of them
         asked = [asyncio.create_task(self._ask(member, method, tuple(shared), limit_s)) for member in self.members]
@@ -74,7 +76,7 @@ class ActorGroup(ActorPool):
     async def _end(self, method: str, outcomes: list[BaseException | None]) -> BaseException:
         """Kills all members -> what to raise. outcomes: what each raised; TimeoutError: no answer; None: it is done."""
         await self.close()
-        index, error = min(enumerate(outcomes), key=lambda each: _rank(each[1]))
+        index, error = min(enumerate(outcomes), key=lambda each: _distance(each[1]))
         who = f"{self.name}: worker {index} of {self.size}"
         if isinstance(error, GONE):
             self._on_event(PoolEvent(self.name, index, "died", one_line(error), method))
@@ -90,8 +92,8 @@ def _outcome(call: asyncio.Task[Any]) -> BaseException | None:
     return call.exception() if call.done() else TimeoutError()
 
 
-def _rank(error: BaseException | None) -> int:
-    """How near an error is to the cause: a dead member, what a method itself raised, silence, missing another."""
+def _distance(error: BaseException | None) -> int:
+    """How far an error is from the cause: a dead member, what a method itself raised, silence, missing another."""
     if error is None:
         return 4
     if isinstance(error, PeerMissing):

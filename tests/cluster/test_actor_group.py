@@ -75,6 +75,8 @@ def test_a_dead_member_ends_the_group_and_is_named(make: Make, events: list[Pool
             await group.call("die", 1)
         assert len(str(caught.value).splitlines()) == 1
         await gone(handles[0])
+        with pytest.raises(ActorLost, match="asked to total after it has ended"):
+            await group.call("total")
 
     run(work())
     assert [(event.role, event.index, event.kind) for event in events] == [("learner", 1, "died")]
