@@ -57,7 +57,7 @@ NODES: Pairs = [
     ("kill", "driver"),
 ]
 DISK: Pairs = [("fill", "disk"), ("fill", "disk"), ("lock", "disk")]
-ASYNC = SYNC | {"pipeline__mode": "async", "pipeline__max_staleness": 2, "actors__generators": 2}
+ASYNC = SYNC | {"pipeline__mode": "async", "pipeline__max_staleness": 2}
 
 
 def meet(scenario: Scenario, world: TinyWorld, folder: Path, table: Table, whole: Path | None) -> Path:
