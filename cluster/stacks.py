@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 NAME = "musicrl-stacks"
 ANSWER_S = 2.0  # for the process to write
-REMOTE_ANSWER_S = 10.0  # for another node to start a task and answer
+REMOTE_ANSWER_S = 30.0  # for another node to start a process for the question, and to answer
 QUIET_S = 0.1  # without another byte: it has written all
 STATES = {
     "T": "stopped (SIGSTOP, or a debugger)",
