@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -131,7 +131,8 @@ class DisturbedRun:
             for pid, role in zip(hit, fault.role.split("+"), strict=False):
                 self._kill(pid, whole_group=role == "driver")
             if fault.role == "gcs":  # actors talk to each other without it: a short run would be over before Ray ends
-                self._hold("learner", GCS_MISSED_S)
+                with self.held("learner"), suppress(subprocess.TimeoutExpired):
+                    self.process.wait(GCS_MISSED_S)
         elif fault.kind == "hang":
             _send(hit, signal.SIGSTOP)
         elif fault.kind == "pause":
@@ -147,13 +148,15 @@ class DisturbedRun:
                 time.sleep(SLOW_RUNNING_S)
         return hit
 
-    def _hold(self, role: str, seconds: float) -> None:
-        """No step is finished meanwhile, unless the run ends first."""
-        pids, until = self.pids(role), time.monotonic() + seconds
+    @contextmanager
+    def held(self, role: str) -> Iterator[None]:
+        """No step is finished meanwhile."""
+        pids = self.pids(role)
         _send(pids, signal.SIGSTOP)
-        while time.monotonic() < until and self.process.poll() is None:
-            time.sleep(0.2)
-        _send(pids, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            _send(pids, signal.SIGCONT)
 
     def kill(self) -> None:
         """Ends whatever is left of it."""

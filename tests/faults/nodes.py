@@ -7,7 +7,6 @@ on answering. When it is let go on it finds itself replaced.
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from tests.faults.place import Place
 from tests.faults.schedule import Fault
 
 WORKERS = {"generator": 1.0, "scorer": 1.0}
-CUT_S = 22.0  # at least: until the cluster holds the node for lost
+CPUS = 4  # of a node: one alone has room for all actors, two share them
 # Ray asks a node so often and for so long whether it is there: sooner than by default, so that a cut is noticed
 HEALTH = {
     "RAY_health_check_period_ms": "1000",
@@ -36,22 +35,28 @@ class Nodes(Place):
         super().__init__(str(folder / "run"), folder / "run", environment, roles=("workers",))
         self._cluster = cluster
         self._head = self._raylets()
+        self._cut: list[psutil.Process] = []
         for _ in range(2):
-            cluster.add_node(WORKERS, cpus=2)
+            cluster.add_node(WORKERS, CPUS)
 
     def strike(self, fault: Fault) -> None:
-        nodes = [raylet for raylet in self._raylets() if raylet not in self._head]
-        node = nodes[int(fault.chance * len(nodes))]
-        if fault.kind == "kill":
-            for process in (node, *node.children(recursive=True)):
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-        else:
+        busy = [raylet for raylet in self._raylets() if raylet not in self._head and _works(raylet)]
+        node = busy[int(fault.chance * len(busy))]
+        if fault.kind == "cut":
             node.send_signal(signal.SIGSTOP)
-            time.sleep(CUT_S + fault.lasts_s)
+            self._cut.append(node)
+            return
+        for process in (node, *node.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def heal(self) -> None:
+        """What was cut off is let go on, and another node takes its place."""
+        for node in self._cut:
             with suppress(psutil.NoSuchProcess):
                 node.send_signal(signal.SIGCONT)
-        self._cluster.add_node(WORKERS, cpus=2)
+        self._cut.clear()
+        self._cluster.add_node(WORKERS, CPUS)
 
     def roots(self, driver: int) -> list[int]:
         """Actors are below the raylets of this cluster."""
@@ -64,6 +69,12 @@ class Nodes(Place):
             if process.info["name"] == "raylet" and ours:
                 found.append(process)
         return sorted(found, key=lambda process: process.create_time())
+
+
+def _works(raylet: psutil.Process) -> bool:
+    """Whether actors of the run are there."""
+    titles = [(child.cmdline() or [""])[0] for child in raylet.children()]
+    return any(title.startswith(("ray::GeneratorActor", "ray::Scorer")) for title in titles)
 
 
 @contextmanager

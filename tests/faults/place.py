@@ -18,8 +18,11 @@ class Place:
     roles: tuple[str, ...] = ()  # what of this place a schedule may harm
 
     def strike(self, fault: Fault) -> None:
-        """Does the harm; a harm that lasts is over on return."""
+        """Does the harm; a harm that lasts is over on return, or with `heal`."""
         raise ValueError(f"{fault.role}: not of this place")
+
+    def heal(self) -> None:
+        """What a run went on without comes back."""
 
     def roots(self, driver: int) -> list[int]:
         """Processes below which the actors are: a driver that started its own Ray has them below itself."""

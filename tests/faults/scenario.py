@@ -119,6 +119,10 @@ class Scenario:
         # two steps: what the first is made of may have been there before
         step = min(steps_done(run.run_dir) + 2, int(self.settings["learner__steps"]))
         outcome.recovered_s = run.wait_for_step(step, LIMIT_S) - struck
+        assert self.place is not None
+        if fault.role == "workers":
+            with run.held("learner"):  # a short run would be over before a node is there
+                self.place.heal()
         return run
 
     def _strike(self, run: DisturbedRun, fault: Fault) -> None:
