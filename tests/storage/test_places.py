@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from cluster.errors import UserError
-from configs.load import stored_yaml
+from configs.load import load_config, stored_yaml
 from configs.schema import CodecConfig, Config, PolicyConfig, PromptsConfig, RewardConfig
 from evaluation.main import main as evaluate
 from learner.main import main as learn
+from learner.run_folder import RunFolder
 from policy.checkpoint import load_policy, policy_version, save_policy
 from rewards.preference_registry import Registry, pin_checkpoint
 from tests.evaluation.tiny_parts import PROMPTS, tiny_policy, write_parts
@@ -87,6 +90,23 @@ def test_a_place_that_cannot_be_used(
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and line in said[0]
     assert not server.objects("bucket", "runs/new")
+
+
+@pytest.mark.parametrize("cache", ["machine", "other machine"])
+def test_a_folder_that_another_run_writes_is_refused_in_one_line(
+    world: TinyWorld, server: S3Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], cache: str
+) -> None:
+    folder = RunFolder.create(load_config(world.arguments(URL)))
+    try:
+        asyncio.run(folder.flush())
+        for key, words in (("run.dir", world.arguments(URL)), ("run.resume", [f"run.resume={URL}"])):
+            assert learn([*words, f"storage.cache={tmp_path / cache}"]) == 2
+            said = capsys.readouterr().err.strip().splitlines()
+            assert len(said) == 1 and said[0].startswith(f"error: {key}: {URL} is in use by process {os.getpid()} on ")
+    finally:
+        folder.close()
+    assert learn([f"run.resume={URL}"]) == 2  # free again: what is wrong now is something else
+    assert "no checkpoints, allowed a run with a complete one" in capsys.readouterr().err
 
 
 def test_every_changed_key_of_a_resume_is_named(
