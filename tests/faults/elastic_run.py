@@ -115,6 +115,13 @@ def generator_processes(cluster: RayCluster) -> list[psutil.Process]:
     return found
 
 
+def node_of(actor: psutil.Process) -> str:
+    """The id of its node, which the simulated provider gives to the raylet."""
+    raylet = actor.parent()
+    assert raylet is not None
+    return raylet.environ()["RAY_OVERRIDE_NODE_ID_FOR_TESTING"]
+
+
 def drain(cluster: RayCluster, node_id: str, seconds: int) -> None:
     """The notice that a cloud gives before it takes a spot machine away."""
     command = [RAY, "drain-node", f"--address={cluster.gcs}", f"--node-id={node_id}"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.ray_cluster import RayCluster, ray_cluster
-from tests.faults.elastic_run import drain, elastic_run, generator_nodes, generator_processes
+from tests.faults.elastic_run import drain, elastic_run, generator_nodes, generator_processes, node_of
 from tests.system.tiny_world import TinyWorld, assert_same_outcome, check_trained_once
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -23,7 +23,7 @@ IDLE_S = 6.0
 def cluster() -> Iterator[RayCluster]:
     """The head is the learner's and the scorer's node; generators have none, and may have three."""
     groups = {"generator": {"resources": {"CPU": 1, "generator": 1}, "max_workers": 3}}
-    orphans = {"RAY_raylet_death_check_interval_milliseconds": "60000"}  # else a worker ends a second after its raylet
+    orphans = {"RAY_raylet_death_check_interval_milliseconds": "20000"}  # else a worker ends a second after its raylet
     resources = {"learner": 1, "scorer": 1}
     with ray_cluster(cpus=2, resources=resources, groups=groups, idle_s=IDLE_S, more=orphans) as started:
         yield started
@@ -105,7 +105,7 @@ def test_a_node_under_notice_is_left_in_time(cluster: RayCluster, world: TinyWor
         run.wait_until(lambda: len(generator_processes(cluster)) == 2, 300, "both generators")
         run.wait_until(lambda: len(run.rows()) > 0, 200, "the first step")
         printed = len(run.text())
-        drain(cluster, generator_nodes(cluster)[0], seconds=20)
+        drain(cluster, node_of(generator_processes(cluster)[0]), seconds=20)
         noticed_s = run.wait_for("which is drained: replaced", 60, printed)
         replaced_s = noticed_s + run.wait_for("generators: 2 of 2 there", 200, printed)
         os.killpg(run.process.pid, signal.SIGINT)
