@@ -173,7 +173,7 @@ class Controller:
     async def _learn(self) -> None:
         """Steps until the last version; each ends with its row and, where due, evaluation and checkpoint."""
         if not self._guard.stops:
-            self._producer.issue()
+            self._producer.open()
         while self.version < self._config.learner.steps and not self._guard.stops:
             batch = await self._take_batch()
             metrics = await self._step(batch)

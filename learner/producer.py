@@ -59,6 +59,7 @@ class Producer:
         self._plan = plan
         self._score = score
         self._activity = activity
+        self._open = False  # nothing starts before the run has begun: there are no weights, or tasks to restore
         self._sampling = 0  # tasks that a generator has, or that wait for one
         self._next_task = 0
         self._again: list[int] = []  # tasks that a checkpoint left open: they come first
@@ -69,8 +70,15 @@ class Producer:
         """Tasks run in `group`, so that a failure of one ends the run."""
         self._group = group
 
+    def open(self) -> None:
+        """The run has begun: from now on tasks are issued."""
+        self._open = True
+        self.issue()
+
     def issue(self) -> None:
         """Starts tasks while there is room for their rows and a generator to sample them."""
+        if not self._open:
+            return
         rows, weights = self._plan.rows, self._newest.version
         while self._sampling < self._pools.generator.size and self.admission.capacity(self.due, weights) >= rows:
             task_id = self._take_number()

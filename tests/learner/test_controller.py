@@ -143,3 +143,21 @@ def test_evaluations_are_made_at_the_first_and_last_version(tmp_path: Path) -> N
 def test_an_actor_error_ends_the_run_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(Crash):
         go(again(world_in(str(tmp_path), 1, 2), crash_at_call=40))
+
+
+def test_sizing_that_is_quicker_than_the_start_of_a_run_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fleet's watch ticks at every turn, before the first weights are published and before a resume is done."""
+    (tmp_path / "still").mkdir()
+    (tmp_path / "grows").mkdir()
+    still = world_in(str(tmp_path / "still"), 1, 0, 4)
+    go(still)
+    monkeypatch.setattr("learner.fleet.TICK_S", 0.0)
+    grows = world_in(str(tmp_path / "grows"), 1, 0, 4)
+    grows.config.actors.generators_max, grows.config.actors.resize_rest_s = 4, 0.0
+    with pytest.raises(Crash):
+        go(again(grows, crash_at_call=70))
+    go(grows, resume=True)
+    assert what_was_learned(grows) == what_was_learned(still)
+    assert trained(grows) == trained(still)
