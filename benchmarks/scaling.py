@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling [what=check,fleets] [steps=14]
 
-check: one real run on simulated actors of known speed (benchmarks.simulated_run) sets the constants, which are what the
+check: a real run on simulated actors of known speed (benchmarks.simulated_run) sets the constants, which are what the
 calls of Ray, the replay store and the weight bus cost on this machine; then other shapes, real and simulated, side by
 side. fleets: from 1 to 512 generators and 0.3 to 3.3 billion parameters, by arithmetic and simulation
 (learner.simulated_fleet).
@@ -10,25 +10,22 @@ side. fleets: from 1 to 512 generators and 0.3 to 3.3 billion parameters, by ari
 
 from __future__ import annotations
 
-import json
+import asyncio
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from cluster.errors import RunFailed
+from benchmarks.simulated_run import SimulatedCrew, Stated, prepare
 from configs.command_line import exit_status_of, parse_settings
-from learner.simulated_pipeline import SETTLED, ServiceTimes, Shape, simulate
 
 TASK_ROWS = 8
+AT_ONCE = 1  # activations of generators, which here share cores with each other and with whatever else runs
 REPLAY_CALLS = 4  # of a step with one task: insert, take, commit, stats
-ROOT = Path(__file__).resolve().parents[1]
+
+Rows = list[dict[str, Any]]
+USUAL = Stated()
 
 
 @dataclass(frozen=True)
@@ -38,25 +35,26 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Stated:
-    """What the simulated actors of a real run take, in seconds."""
+class Check:
+    """One shape; in tasks of TASK_ROWS rows."""
 
-    sample_s: float = 1.0
-    score_s: float = 0.1
-    learn_s: float = 0.6
+    generators: int
+    tasks: int  # a batch
+    max_staleness: int
+    stated: Stated = USUAL
 
 
 # One task a batch, one generator, synchronous: one thing after the other, so that each cost can be read off the ledger.
-CALIBRATION = (Shape(1, 1, TASK_ROWS, TASK_ROWS, 0), Stated())
-CHECKS = (
-    (Shape(1, 1, 2 * TASK_ROWS, TASK_ROWS, 0), Stated()),
-    (Shape(2, 1, 2 * TASK_ROWS, TASK_ROWS, 0), Stated()),
-    (Shape(4, 1, 8 * TASK_ROWS, TASK_ROWS, 0), Stated()),
-    (Shape(1, 1, 2 * TASK_ROWS, TASK_ROWS, 1), Stated()),
-    (Shape(2, 1, 2 * TASK_ROWS, TASK_ROWS, 2), Stated()),
-    (Shape(4, 1, 4 * TASK_ROWS, TASK_ROWS, 2), Stated(learn_s=1.2)),
-    (Shape(4, 1, 2 * TASK_ROWS, TASK_ROWS, 1), Stated()),
-    (Shape(3, 1, 2 * TASK_ROWS, TASK_ROWS, 4), Stated(learn_s=0.5)),
+CALIBRATION = Check(1, 1, 0)
+CHECKS = (  # fewer and fewer generators
+    Check(4, 8, 0),
+    Check(4, 4, 2, Stated(learn_s=1.2)),
+    Check(4, 2, 1),
+    Check(3, 2, 4, Stated(learn_s=0.5)),
+    Check(2, 2, 0),
+    Check(2, 2, 2),
+    Check(1, 2, 0),
+    Check(1, 2, 1),
 )
 
 
@@ -73,69 +71,56 @@ def main(arguments: list[str]) -> None:
 
 def check(steps: int) -> None:
     """Prints the constants and the table of comparisons."""
-    load = os.getloadavg()[0]
-    costs = _costs(_measure(*CALIBRATION, steps))
-    print(
-        f"Load {load:.1f} before the first run, {os.cpu_count()} CPUs. Seconds that one call costs beyond its work:\n"
-    )
-    print("| " + " | ".join(costs) + " |\n" + "|---" * len(costs) + "|")
-    print("| " + " | ".join(f"{value:.3f}" for value in costs.values()) + " |\n")
+    prepare(CALIBRATION.stated)
+    from cluster.session import ray_session
+    from learner.simulated_pipeline import simulate
+
+    with ray_session():
+        loads, measured = asyncio.run(_measure(steps))
+    costs = _costs(measured.pop())
+    print(f"{os.cpu_count()} CPUs. Seconds that one call costs beyond its work, from the run with one task a batch:\n")
+    print("| " + " | ".join(costs) + " | load |\n" + "|---" * (len(costs) + 1) + "|")
+    print("| " + " | ".join(f"{value:.3f}" for value in costs.values()) + f" | {loads.pop():.1f} |\n")
     columns = ("mode", "generators", "tasks a batch", "sample s", "learn s", "rows/s, real", "simulated", "off")
     columns += ("staleness, real", "simulated", "off", "load")
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    for shape, stated in CHECKS:
-        load = os.getloadavg()[0]
-        real = _measure(shape, stated, steps)
-        said = simulate(replace(shape, steps=steps), _times(costs, stated))
-        rows_per_s, staleness = _throughput(real), statistics.fmean(row["staleness"] for row in real)
-        mode = f"async, at most {shape.max_staleness}" if shape.max_staleness else "sync"
+    for each, rows, load in zip(CHECKS, measured, loads, strict=True):
+        said, stated = simulate(_shape(each, steps), _times(costs, each.stated)), each.stated
+        rows_per_s, staleness = _throughput(rows), statistics.fmean(row["staleness"] for row in rows)
+        mode = f"async, at most {each.max_staleness}" if each.max_staleness else "sync"
         print(
-            f"| {mode} | {shape.generators} | {shape.batch_rows // TASK_ROWS} | {stated.sample_s} | {stated.learn_s} "
+            f"| {mode} | {each.generators} | {each.tasks} | {stated.sample_s} | {stated.learn_s} "
             f"| {rows_per_s:.2f} | {said.rows_per_s:.2f} | {_off(said.rows_per_s, rows_per_s)} "
-            f"| {staleness:.2f} | {said.staleness:.2f} | {_off(said.staleness, staleness)} | {load:.1f} |",
-            flush=True,
+            f"| {staleness:.2f} | {said.staleness:.2f} | {_off(said.staleness, staleness)} | {load:.1f} |"
         )
 
 
-def _measure(shape: Shape, stated: Stated, steps: int) -> list[dict[str, Any]]:
-    """Rows of the settled steps of one real run."""
-    with tempfile.TemporaryDirectory() as folder:
-        preset, run_dir = Path(folder) / "simulated.yaml", Path(folder) / "run"
-        preset.write_text(json.dumps({"run": {"seed": 0}}))
-        settings = {
-            "preset": preset,
-            "run.dir": run_dir,
-            "run.checkpoint_every": steps,
-            "learner.steps": steps,
-            "learner.batch_size": shape.batch_rows,
-            "actors.rollout_size": shape.task_rows,
-            "actors.generators": shape.generators,
-            "actors.scorers": shape.scorers,
-            "pipeline.mode": "async" if shape.max_staleness else "sync",
-            "pipeline.max_staleness": max(1, shape.max_staleness),
-            "rewards.simulated.target": "benchmarks.simulated_actors:SimulatedReward",
-            "rewards.simulated.shift": 0,
-            "rewards.simulated.scale": 1,
-            "evaluation.judges": "",
-            "evaluation.prompts": 1,
-            "evaluation.samples": 0,
-            "evaluation.seconds": 0.4,
-            "sampling.seconds": 0.4,
-            "guard.diversity_prompts": 0,
-            "metrics.progress": "off",
-        }
-        words = [f"{key}={value}" for key, value in {**vars(stated), **settings}.items()]
-        command = [sys.executable, "-m", "benchmarks.simulated_run", *words]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-        if done.returncode:
-            raise RunFailed(f"a real run ended with {done.returncode}: {(done.stderr or done.stdout)[-600:]}")
-        rows: list[dict[str, Any]] = pq.read_table(run_dir / "metrics.parquet").to_pylist()
-    return rows[SETTLED + shape.max_staleness : -1]
+async def _measure(steps: int) -> tuple[list[float], list[Rows]]:
+    """The load before, and the settled rows, of each check and then of the calibration."""
+    loads, measured = list[float](), list[Rows]()
+    crew = SimulatedCrew(max(each.generators for each in CHECKS))
+    try:
+        await crew.start()
+        for each in (*CHECKS, CALIBRATION):
+            loads.append(os.getloadavg()[0])
+            measured.append(await crew.run(_shape(each, steps), each.stated))
+            staleness = statistics.fmean(row["staleness"] for row in measured[-1])
+            print(f"real: {each}: {_throughput(measured[-1]):.3f} rows/s, staleness {staleness:.3f}", file=sys.stderr)
+    finally:
+        await crew.close()
+    return loads, measured
 
 
-def _costs(rows: list[dict[str, Any]]) -> dict[str, float]:
+def _shape(each: Check, steps: int) -> Any:
+    from learner.simulated_pipeline import Shape  # imports ray, after `prepare`
+
+    rows = each.tasks * TASK_ROWS
+    return Shape(each.generators, 1, rows, TASK_ROWS, each.max_staleness, steps, activations_at_once=AT_ONCE)
+
+
+def _costs(rows: Rows) -> dict[str, float]:
     """What the calibration run's stages took beyond the stated work; one step of it is one task of each kind."""
-    stated = CALIBRATION[1]
+    stated = CALIBRATION.stated
 
     def median(*stages: str) -> float:
         return statistics.median(sum(row[f"seconds_{stage}"] for stage in stages) for row in rows)
@@ -150,7 +135,9 @@ def _costs(rows: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _times(costs: dict[str, float], stated: Stated) -> ServiceTimes:
+def _times(costs: dict[str, float], stated: Stated) -> Any:
+    from learner.simulated_pipeline import ServiceTimes
+
     replay, publish = costs["replay"], costs["publish"]
     return ServiceTimes(
         sample=stated.sample_s + costs["sample"],
@@ -165,7 +152,7 @@ def _times(costs: dict[str, float], stated: Stated) -> ServiceTimes:
     )
 
 
-def _throughput(rows: list[dict[str, Any]]) -> float:
+def _throughput(rows: Rows) -> float:
     return float(sum(row["sequences"] for row in rows) / sum(row["seconds_step"] for row in rows))
 
 

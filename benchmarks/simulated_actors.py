@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from actors.records import Rollout, RolloutTask, TrainingBatch
-from benchmarks.simulated_run import random_codes, take
+from benchmarks.simulated_run import EPOCH, random_codes, state, take
+from cluster.weight_bus import WeightBus
+from cluster.weight_transports import make_transport
 from learner.learner_actor import LearnerActor
 from learner.roles import GeneratorActor
 from rewards.port import ClipBatch
@@ -16,6 +19,11 @@ from rewards.port import ClipBatch
 
 class SimulatedGeneratorActor(GeneratorActor):
     """Fetches and activates weights as a generator does; its tokens are random."""
+
+    def begin(self, stated: Mapping[str, float]) -> None:
+        """A new run: no weights are active, and answers take the stated times."""
+        state(stated)
+        self._active = None
 
     def rollout_apart(self, task: RolloutTask) -> tuple[Rollout, ClipBatch]:
         take("sample_s")
@@ -30,6 +38,12 @@ class SimulatedGeneratorActor(GeneratorActor):
 
 class SimulatedLearnerActor(LearnerActor):
     """Publishes weights as a learner does; a step changes one number."""
+
+    def begin(self, stated: Mapping[str, float]) -> None:
+        """A new run, from version 0."""
+        state(stated)
+        self._learner.version, self._published = 0, -1
+        self._bus = WeightBus(EPOCH, make_transport(self._config.weights))
 
     def step(self, batch: TrainingBatch) -> dict[str, float]:
         take("learn_s")

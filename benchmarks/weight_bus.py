@@ -6,7 +6,7 @@ A turn is timed from the call of `publish` until every receiver has the weights 
 it stands the least that such a node has to do: memcpy once into shared memory, then once into each receiver's module,
 all receivers at the same time, through the same calls of actors and unchecked. Ratios are taken turn by turn.
 
-Memory is what a process holds for itself (USS) after some publications, beyond its own module or weights.
+Memory is what a process holds for itself (anonymous pages) after some publications, beyond its own module or weights.
 
 With `policy=` a whole `Generator.activate` (checked copy, the sampler's packing, the proof by probe) of that policy,
 with the run's codec beside it (assets/tiny/codec).
@@ -190,7 +190,9 @@ def _size(megabytes: int) -> int:
 
 
 def _own_bytes() -> int:
-    return int(psutil.Process().memory_full_info().uss)
+    """Anonymous memory in use: pages of the object store, which all processes of a node share, do not count."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
 def _spread(seconds: list[float]) -> str:

@@ -50,9 +50,9 @@ class Member:
     """This process among those that receive the broadcasts of one publisher."""
 
     def __init__(self, address: tuple[str, int], broadcast_s: float) -> None:
-        self._name = uuid.uuid4().hex
         self._broadcast_s = broadcast_s
         self._host = _own_host(address[0])
+        self._name = f"{self._host}/{uuid.uuid4().hex}"  # ranks go by name: neighbours in the tree share a node
         self._watching = self._connect(address)  # one connection waits for orders, the other never waits long
         self._asking = self._connect(address)
         self._group: Group | None = None

@@ -66,6 +66,7 @@ class Shape:
     max_staleness: int  # 0: synchronous
     steps: int = 40
     seed: int = 0
+    activations_at_once: int = 0  # where generators share a machine's cores; 0: each has cores of its own
 
 
 @dataclass(frozen=True)
@@ -89,21 +90,23 @@ def simulate(shape: Shape, times: ServiceTimes) -> Outcome:
 async def _simulate(shape: Shape, times: ServiceTimes, folder: Path) -> Outcome:
     newest, loop = Newest(), asyncio.get_running_loop()
     actors = _Actors(times, newest, shape.seed)
-    generator = SimulatedPool("generator", shape.generators, actors.generator, times.activate, times.travel)
+    at_once = shape.activations_at_once
+    generator = SimulatedPool("generator", shape.generators, actors.generator, times.activate, times.travel, at_once)
     scorer = SimulatedPool("scorer", shape.scorers, actors.scorer)
     learner = SimulatedPool("learner", 1, actors.learner)
-    replay, evaluator = (SimulatedPool(name, 1, getattr(actors, name)) for name in ("replay", "evaluator"))
+    replay = SimulatedPool("replay", 1, actors.replay)
+    evaluator = SimulatedPool("evaluator", 1, no_evaluation)
 
     async def score(clips: Any, rows: int) -> Scored:
         await scorer.call("score")
         return Scored(ScoreTable({}, {}, {}, {}), np.zeros(rows, np.float32))
 
-    recorder, config = _Rows(), _config_of(shape)
+    recorder, config = RowList(), config_of(shape)
     plan = TaskPlan(config, PromptCursor([f"simulated {i}" for i in range(1024)], 0), frame_rate_hz=1.0)
     pools = Pools(generator, scorer, replay, learner, evaluator)
     kept: Any = recorder
     await Controller(config, folder, pools, newest, plan, score, kept, Ledger(loop.time)).run(None)
-    settled = recorder.rows[SETTLED + shape.max_staleness : -1]  # the last step has no work to overlap with
+    settled = settled_of(recorder.rows, shape)
     seconds = sum(row["seconds_step"] for row in settled)
     rows = sum(row["sequences"] for row in settled)
     return Outcome(
@@ -116,7 +119,13 @@ async def _simulate(shape: Shape, times: ServiceTimes, folder: Path) -> Outcome:
     )
 
 
-def _config_of(shape: Shape) -> Config:
+def settled_of(rows: list[dict[str, Any]], shape: Shape) -> list[dict[str, Any]]:
+    """Without the first steps, and the last one, which has no work to overlap with."""
+    return rows[SETTLED + shape.max_staleness : -1]
+
+
+def config_of(shape: Shape) -> Config:
+    """The settings of a run of this shape."""
     config = Config()
     config.learner.steps, config.learner.batch_size = shape.steps, shape.batch_rows
     config.actors.rollout_size, config.actors.generators = shape.task_rows, shape.generators
@@ -170,12 +179,14 @@ class SimulatedPool:
         answer: Callable[..., tuple[float, Any]],
         prepare_s: float = 0.0,
         travel_s: float = 0.0,
+        prepared_at_once: int = 0,
     ) -> None:
         self.name, self.size, self.ready = name, size, size
         self.busy_s = 0.0
         self._answer = answer
         self._prepare_s, self._travel_s = prepare_s, travel_s
         self._revision, self._arrived_at = 0, 0.0
+        self._cores = asyncio.Semaphore(prepared_at_once or size)
         self._idle: asyncio.Queue[list[int]] = asyncio.Queue()
         for _ in range(size):
             self._idle.put_nowait([0])  # the revision that the member is prepared for
@@ -211,7 +222,9 @@ class SimulatedPool:
     async def _prepare(self, member: list[int]) -> None:
         if member[0] < self._revision:
             revision, now = self._revision, asyncio.get_running_loop().time()
-            await asyncio.sleep(max(0.0, self._arrived_at - now) + self._prepare_s)
+            await asyncio.sleep(max(0.0, self._arrived_at - now))
+            async with self._cores:
+                await asyncio.sleep(self._prepare_s)
             member[0] = revision
 
 
@@ -279,8 +292,10 @@ class _Actors:
             "staleness_max": int(late.max()),
         }
 
-    def evaluator(self, method: str, publication: Publication, step: int, run_dir: str) -> tuple[float, Any]:
-        return 0.0, _Evaluation(rows_table(step, [0], ["simulated"], [0], {"reward": np.zeros(1, np.float32)}, []))
+
+def no_evaluation(method: str, publication: Publication, step: int, run_dir: str) -> tuple[float, Any]:
+    """The evaluator's answer: nothing was heard, and it took no time."""
+    return 0.0, _Evaluation(rows_table(step, [0], ["simulated"], [0], {"reward": np.zeros(1, np.float32)}, []))
 
 
 @dataclass(frozen=True)
@@ -292,7 +307,7 @@ class _Evaluation:
     in_reward: tuple[str, ...] = ()
 
 
-class _Rows:
+class RowList:
     """A recorder that keeps the rows."""
 
     def __init__(self) -> None:

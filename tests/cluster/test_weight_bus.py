@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -163,6 +164,23 @@ def test_another_process_reads_a_view_of_the_object_store(cluster: None) -> None
     total, writeable, copied = ray.get(look.remote(publication), timeout=60)
     assert total == pytest.approx(float(WEIGHTS["head"].sum()))
     assert not writeable and not copied
+
+
+def test_a_refusal_in_another_process_is_known_as_one(cluster: None) -> None:
+    """learner.delivery asks the learner to publish again by this."""
+
+    @ray.remote(num_cpus=0.1)
+    def load(publication: Publication) -> None:
+        receive_into(publication, empty())
+
+    publication = WeightBus("run-a", ObjectStore()).publish(WEIGHTS, version=0)
+    damaged = replace(publication, digests=(publication.digests[0] ^ 1,))
+
+    async def delivered() -> None:
+        await load.remote(damaged)
+
+    with pytest.raises(CorruptWeights, match="version 0: checksum"):
+        asyncio.run(delivered())
 
 
 def test_a_dropped_version_leaves_the_object_store(cluster: None) -> None:
