@@ -21,7 +21,6 @@ from benchmarks.simulated_run import SimulatedCrew, Stated, prepare
 from configs.command_line import exit_status_of, parse_settings
 
 TASK_ROWS = 8
-AT_ONCE = 1  # activations of generators, which here share cores with each other and with whatever else runs
 REPLAY_CALLS = 4  # of a step with one task: insert, take, commit, stats
 
 Rows = list[dict[str, Any]]
@@ -114,8 +113,7 @@ async def _measure(steps: int) -> tuple[list[float], list[Rows]]:
 def _shape(each: Check, steps: int) -> Any:
     from learner.simulated_pipeline import Shape  # imports ray, after `prepare`
 
-    rows = each.tasks * TASK_ROWS
-    return Shape(each.generators, 1, rows, TASK_ROWS, each.max_staleness, steps, activations_at_once=AT_ONCE)
+    return Shape(each.generators, 1, each.tasks * TASK_ROWS, TASK_ROWS, each.max_staleness, steps)
 
 
 def _costs(rows: Rows) -> dict[str, float]:

@@ -66,7 +66,6 @@ class Shape:
     max_staleness: int  # 0: synchronous
     steps: int = 40
     seed: int = 0
-    activations_at_once: int = 0  # where generators share a machine's cores; 0: each has cores of its own
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,7 @@ def simulate(shape: Shape, times: ServiceTimes) -> Outcome:
 async def _simulate(shape: Shape, times: ServiceTimes, folder: Path) -> Outcome:
     newest, loop = Newest(), asyncio.get_running_loop()
     actors = _Actors(times, newest, shape.seed)
-    at_once = shape.activations_at_once
-    generator = SimulatedPool("generator", shape.generators, actors.generator, times.activate, times.travel, at_once)
+    generator = SimulatedPool("generator", shape.generators, actors.generator, times.activate, times.travel)
     scorer = SimulatedPool("scorer", shape.scorers, actors.scorer)
     learner = SimulatedPool("learner", 1, actors.learner)
     replay = SimulatedPool("replay", 1, actors.replay)
@@ -179,14 +177,12 @@ class SimulatedPool:
         answer: Callable[..., tuple[float, Any]],
         prepare_s: float = 0.0,
         travel_s: float = 0.0,
-        prepared_at_once: int = 0,
     ) -> None:
         self.name, self.size, self.ready = name, size, size
         self.busy_s = 0.0
         self._answer = answer
         self._prepare_s, self._travel_s = prepare_s, travel_s
         self._revision, self._arrived_at = 0, 0.0
-        self._cores = asyncio.Semaphore(prepared_at_once or size)
         self._idle: asyncio.Queue[list[int]] = asyncio.Queue()
         for _ in range(size):
             self._idle.put_nowait([0])  # the revision that the member is prepared for
@@ -222,9 +218,7 @@ class SimulatedPool:
     async def _prepare(self, member: list[int]) -> None:
         if member[0] < self._revision:
             revision, now = self._revision, asyncio.get_running_loop().time()
-            await asyncio.sleep(max(0.0, self._arrived_at - now))
-            async with self._cores:
-                await asyncio.sleep(self._prepare_s)
+            await asyncio.sleep(max(0.0, self._arrived_at - now) + self._prepare_s)
             member[0] = revision
 
 
