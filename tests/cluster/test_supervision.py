@@ -182,7 +182,7 @@ def test_a_call_that_was_lost_or_late_is_made_again(make: Make, events: list[Poo
 
 def test_what_an_actor_was_asked_and_has_not_answered_is_told(make: Make) -> None:
     async def work() -> None:
-        pool = make(2)
+        pool = make(1)
         await pool.start()
         with in_stage("score"):
             late = asyncio.create_task(pool.call("hang", deadline_s=60.0, retries=0))
