@@ -10,9 +10,9 @@ What cannot be used is refused by name, in one line, before a tensor is read.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,6 +21,7 @@ import yaml
 
 from cluster.errors import UserError
 from codec.musicgen_names import codec_name, language_tensors
+from codec.musicgen_shapes import MusicGenShapes
 
 if TYPE_CHECKING:  # a folder in transformers' layout is described without torch
     from torch import Tensor
@@ -81,40 +82,6 @@ _SEANET_KEYS = {
 }
 
 
-@dataclass(frozen=True)
-class MusicGenShapes:
-    """What the language model of a checkpoint is made of."""
-
-    width: int
-    layers: int
-    heads: int
-    hidden: int
-    codebooks: int
-    entries: int
-    text_width: int  # of T5's states
-    audio_channels: int = 1
-    positions: int = 2048  # places of the longest sequence
-    frame_rate_hz: float = 50.0
-    project_text: bool = True  # False: T5's states are used as they are, because they have the decoder's width
-
-    @property
-    def delays(self) -> tuple[int, ...]:
-        """Steps by which each codebook lags: one more for each; in stereo left and right go together."""
-        return tuple(k // self.audio_channels for k in range(self.codebooks))
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in the language model's weights."""
-        layer = 8 * self.width**2 + 2 * self.width * self.hidden + 6 * self.width
-        tokens = self.codebooks * self.width * (2 * self.entries + 1)
-        text = (self.text_width + 1) * self.width if self.project_text else 0
-        return self.layers * layer + tokens + text + 2 * self.width
-
-    @property
-    def max_frames(self) -> int:
-        return self.positions - max(self.delays) - 1
-
-
 def is_musicgen_folder(path: str | Path) -> bool:
     """Whether a directory is one of these, whole or not; a folder of this project's own kinds is none."""
     folder = Path(path)
@@ -160,7 +127,7 @@ class MusicGenFolder:
         """Raises UserError where the configuration lacks a number or names an unknown variant."""
         decoder, audio, text = (self.config[part] for part in ("decoder", "audio_encoder", "text_encoder"))
         try:
-            rate_hz = audio["sampling_rate"] / _product(audio["upsampling_ratios"])
+            rate_hz = audio["sampling_rate"] / math.prod(audio["upsampling_ratios"])
             return MusicGenShapes(
                 width=int(decoder["hidden_size"]),
                 layers=int(decoder["num_hidden_layers"]),
@@ -379,7 +346,7 @@ class MusicGenFolder:
         audio["sampling_rate"] = _plain_number(given.get("sample_rate")) or audio["sampling_rate"]
         audio["use_conv_shortcut"] = not seanet.get("true_skip", True)
         audio["normalize"] = bool((given.get("encodec") or {}).get("renormalize", False))
-        frames = -(-audio["sampling_rate"] // _product(audio["upsampling_ratios"]))
+        frames = -(-audio["sampling_rate"] // math.prod(audio["upsampling_ratios"]))
         bits = (audio["codebook_size"] - 1).bit_length()
         audio["target_bandwidths"] = [levels * frames * bits / 1000]
         return audio
@@ -412,13 +379,6 @@ def _json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _product(numbers: Any) -> int:
-    product = 1
-    for number in numbers:
-        product *= int(number)
-    return product
 
 
 def _plain_number(value: Any) -> int:

@@ -13,7 +13,8 @@ import psutil
 
 from cluster.session import OBJECT_STORE_BYTES
 from cluster.working_copy import local_copy
-from codec.musicgen_folder import MusicGenFolder, MusicGenShapes, is_musicgen_folder
+from codec.musicgen_folder import MusicGenFolder, is_musicgen_folder
+from codec.musicgen_shapes import MusicGenShapes
 from configs.errors import UserError
 from configs.schema import Config
 

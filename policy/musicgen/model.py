@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.layout import Layout, delay_pattern
-from codec.musicgen_folder import MusicGenFolder, MusicGenShapes
+from codec.musicgen_folder import MusicGenFolder
+from codec.musicgen_shapes import MusicGenShapes
 from policy.musicgen.prompts import PromptEncoder
 from policy.musicgen.t5 import PAD
 from policy.port import Stream

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from cluster.errors import UserError
 from codec.musicgen_codec import MusicGenCodec
-from codec.musicgen_folder import CODEC_DEFAULTS, CONFIG, MusicGenShapes
+from codec.musicgen_folder import CODEC_DEFAULTS, CONFIG
+from codec.musicgen_shapes import MusicGenShapes
 from configs.command_line import exit_status_of, parse_settings
 from policy.musicgen.model import MusicGen
 from policy.musicgen.prompts import TOKENIZER

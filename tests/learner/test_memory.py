@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import UserError
-from codec.musicgen_folder import MusicGenShapes
+from codec.musicgen_shapes import MusicGenShapes
 from configs.schema import Config
 from learner.memory import MemoryNeed, check_memory, machine_bytes, memory_need
 
