@@ -96,7 +96,7 @@ def _weights(scratch: Floats, padded: int, width: int, keys: Floats, begin: int,
         _store_two(scratch, weights + 2 * length + s, e, f)
         _store_two(scratch, weights + 3 * length + s, g, h)
     for i in range(HEADS):
-        _softmax(scratch, weights + i * length, count, np.float32(width**-0.5))
+        softmax(scratch, weights + i * length, count, np.float32(width**-0.5))
 
 
 @compiled
@@ -106,7 +106,7 @@ def _store_two(array: Floats, at: int, left: simd.Vector, right: simd.Vector) ->
 
 
 @compiled
-def _softmax(scores: Floats, begin: int, count: int, scale: np.float32) -> None:
+def softmax(scores: Floats, begin: int, count: int, scale: np.float32) -> None:
     """The first `count` scores from `begin` on, scaled, to weights that sum to one; zeros to the vector's end."""
     top, added = splat(LOWEST), splat(ZERO)
     for s in range(0, count, LANES):
@@ -240,7 +240,7 @@ def attention_gradient(
             for j in range(i + 1):
                 scratch[j] = _inner(queries, at, keys, first + j * width, width)
                 scratch[length + j] = _inner(grad, at, values, first + j * width, width)
-            _softmax(scratch, 0, i + 1, scale)
+            softmax(scratch, 0, i + 1, scale)
             mean = ZERO
             for j in range(i + 1):
                 mean += scratch[j] * scratch[length + j]

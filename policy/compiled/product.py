@@ -12,8 +12,9 @@ import numpy as np
 from llvmlite import binding, ir
 from numba.core import types
 
+from policy.compiled.half import add_product
 from policy.compiled.once import compiled
-from policy.compiled.simd import LANES, VECTOR, Floats, array_data, call, intrinsic, splat_of, up, vector_at
+from policy.compiled.simd import INTS, LANES, VECTOR, Floats, array_data, intrinsic, splat_of, up, vector_at
 
 # A tile's sums stay in registers: AVX-512 has 32 of 16 numbers; with others, a vector here is several of theirs.
 TILE_ROWS, TILE_VECTORS = (8, 2) if binding.get_host_cpu_features().get("avx512f") else (6, 1)
@@ -22,30 +23,41 @@ ROWS_AT_ONCE = 64  # of x, which then stay in the cache while the weights pass b
 
 
 def pack(weight: Floats) -> Floats:
-    """Weight [O, I] -> panels [O / TILE_COLUMNS, I, TILE_COLUMNS], filled up with zeros."""
+    """Weight [O, I] -> panels [O / TILE_COLUMNS, I, TILE_COLUMNS], filled up with zeros. Pairs stay pairs."""
     outputs, inputs = weight.shape
-    panels = np.zeros((up(outputs, TILE_COLUMNS) // TILE_COLUMNS, inputs, TILE_COLUMNS), np.float32)
+    panels = np.zeros((up(outputs, TILE_COLUMNS) // TILE_COLUMNS, inputs, TILE_COLUMNS), weight.dtype)
     _pack(weight, panels)
     return panels
 
 
 @compiled
 def _pack(weight: Floats, panels: Floats) -> None:
-    for o in range(weight.shape[0]):
-        panel, column = o // TILE_COLUMNS, o % TILE_COLUMNS
+    for panel in range(panels.shape[0]):
+        first = panel * TILE_COLUMNS
         for i in range(weight.shape[1]):
-            panels[panel, i, column] = weight[o, i]
+            for column in range(min(TILE_COLUMNS, weight.shape[0] - first)):
+                panels[panel, i, column] = weight[first + column, i]
 
 
 @compiled
 def product(x: Floats, panels: Floats, out: Floats) -> None:
     """x [R, I], panels as `pack` makes them of a weight [O, I], out [R, O]."""
+    columns(x, panels, 0, panels.shape[0], out)
+
+
+@compiled
+def columns(x: Floats, panels: Floats, begin_panel: int, end_panel: int, out: Floats) -> None:
+    """The columns of `product` that some of the panels make.
+
+    x and panels may be of pairs of bfloat16 (policy.compiled.half), I then counts pairs.
+    """
     rows, inputs, outputs = x.shape[0], x.shape[1], out.shape[1]
+    first, behind = begin_panel * TILE_COLUMNS, min(end_panel * TILE_COLUMNS, outputs)
     x, panels, out = x.reshape(-1), panels.reshape(-1), out.reshape(-1)
     edge = np.empty(TILE_ROWS * TILE_COLUMNS, np.float32)
     for begin in range(0, rows, ROWS_AT_ONCE):
         end = min(begin + ROWS_AT_ONCE, rows)
-        for column in range(0, outputs, TILE_COLUMNS):
+        for column in range(first, behind, TILE_COLUMNS):
             whole = column + TILE_COLUMNS <= outputs
             for row in range(begin, end, TILE_ROWS):
                 last = min(TILE_ROWS, end - row) - 1
@@ -66,9 +78,10 @@ def _tile(
 
     Only the rows 0, ..., last exist: the last is worked out again in place of those behind it.
     """
-    index = types.intp
+    index, paired = types.intp, panels.dtype == types.uint32
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        lanes = INTS if paired else VECTOR
         _, at, depth, last, _, begin, _, to, step = values
         source, weights, target = (array_data(context, builder, signature, values, place) for place in (0, 4, 6))
         number = at.type
@@ -84,13 +97,15 @@ def _tile(
         sums = [[builder.phi(VECTOR) for _ in range(TILE_VECTORS)] for _ in rows]
         first = builder.mul(k, ir.Constant(number, TILE_COLUMNS))
         panel = [
-            builder.load(vector_at(builder, weights, builder.add(first, ir.Constant(number, v * LANES))), align=4)
+            builder.load(
+                vector_at(builder, weights, builder.add(first, ir.Constant(number, v * LANES)), lanes), align=4
+            )
             for v in range(TILE_VECTORS)
         ]
         added = []
         for row, line in zip(rows, sums, strict=True):
-            factor = splat_of(builder, builder.load(builder.gep(row, [k])))
-            added.append([call(builder, "fma", factor, w, s) for w, s in zip(panel, line, strict=True)])
+            factor = splat_of(builder, builder.load(builder.gep(row, [k])), lanes)
+            added.append([add_product(builder, factor, w, s) for w, s in zip(panel, line, strict=True)])
         following = builder.add(k, ir.Constant(number, 1))
         k.add_incoming(ir.Constant(number, 0), before)
         k.add_incoming(following, inside)

@@ -179,9 +179,18 @@ def array_data(context: Any, builder: Any, signature: Any, values: Any, place: i
     return context.make_array(signature.args[place])(context, builder, values[place]).data
 
 
-def vector_at(builder: Any, data: Any, index: Any) -> Any:
+def vector_at(builder: Any, data: Any, index: Any, kind: Any = VECTOR) -> Any:
     """Pointer to the vector that begins at an index."""
-    return builder.bitcast(builder.gep(data, [index]), VECTOR.as_pointer())
+    return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
+
+
+def masked_store(builder: Any, x: Any, pointer: Any, count: Any) -> None:
+    """Writes the first `count` lanes of x to a pointer to a vector of its kind."""
+    mask, name = _which(builder, "<", count), {"float": "f32", "i16": "i16"}[str(x.type.element)]
+    kind = ir.FunctionType(ir.VoidType(), [x.type, pointer.type, INT, mask.type])
+    masked = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}{name}.p0")
+    align = ir.Constant(INT, 4 if name == "f32" else 2)
+    builder.call(masked, [x, pointer, align, mask])
 
 
 def _place(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -228,11 +237,7 @@ def store_some(typing: Any, array: Any, index: Any, x: Any, count: Any) -> Any:
     """Writes the first `count` of 16 numbers into a flat array."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pointer = _place(context, builder, signature, values)
-        mask = _which(builder, "<", values[3])
-        kind = ir.FunctionType(ir.VoidType(), [VECTOR, pointer.type, INT, mask.type])
-        masked = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
-        builder.call(masked, [values[2], pointer, ir.Constant(INT, 4), mask])
+        masked_store(builder, values[2], _place(context, builder, signature, values), values[3])
         return context.get_dummy_value()
 
     return types.none(array, types.intp, vector, types.intp), generate

@@ -13,7 +13,7 @@ from codec.layout import delay_pattern
 from policy.checkpoint import load_policy
 from policy.log_probs import gather, log_distribution
 from policy.musicgen.random_checkpoint import RandomShapes, write_random
-from policy.musicgen.sampler import group_size
+from policy.musicgen.torch_steps import group_size
 from policy.port import SamplingSettings
 from policy.samplers import sampler_of
 

@@ -1,0 +1,206 @@
+"""A MusicGen's weights laid out for sampling on a CPU, and the steps that use them.
+
+Products, and what lies between them, run compiled kernels over buffers made once a call, so that a row's result does
+not hang on the rows beside it. In float32 they compute what the model's own modules do, up to rounding. In bfloat16
+the weights, what goes into a product, and the caches have 16 bits; sums, states, norms and logits have 32.
+
+Letters: B rows, R = B or, guided, 2 B with the null condition's after the others, D width, F hidden width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from policy.compiled import decoder
+from policy.compiled.half import Numbers, pairs_of
+from policy.compiled.product import TILE_COLUMNS, columns, pack
+from policy.compiled.simd import LANES, Floats, Integers, up
+from policy.linear import lent
+from policy.musicgen.model import Layer, MusicGen
+from policy.musicgen.t5 import PAD
+from policy.threads import share_rows
+
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+PAIR_STEP = 2 * LANES  # what goes into a product is laid out in rows of a multiple of this
+LEAST_WORK = 4_000_000  # multiplications that are worth a thread of their own
+SMALL_BYTES = 24_000_000  # of weights that stay in a cache, so that each thread may read all of them
+
+
+class Packed:
+    """y = x W^T."""
+
+    def __init__(self, weight: Tensor, precision: Precision) -> None:
+        self.outputs, self.inputs = weight.shape
+        self.half = precision == "bfloat16"
+        filled = nn.functional.pad(weight.detach().cpu(), (0, -self.inputs % PAIR_STEP))
+        self.panels: Any = pack(_pairs(filled)) if self.half else pack(lent(filled.float()))
+
+    def inputs_of(self, rows: int) -> Numbers:
+        """Room for x [R, I'], zeros behind I."""
+        return room((rows, up(self.inputs, PAIR_STEP)), self.half)
+
+    def outputs_of(self, rows: int) -> Floats:
+        """Room for y [R, O]."""
+        return np.empty((rows, self.outputs), np.float32)
+
+    def __call__(self, x: Numbers, out: Floats, shared: bool = False) -> Floats:
+        """x [R, I'] -> out [R, O]; shared: by all of the process's threads."""
+        taken: Any = pairs_of(x) if self.half else x
+        least = 1 + LEAST_WORK // (len(x) * x.shape[1] * TILE_COLUMNS)
+        _share(shared, len(self.panels), least, lambda begin, end: columns(taken, self.panels, begin, end, out))
+        return out
+
+
+def room(shape: tuple[int, ...], half: bool) -> Numbers:
+    """Zeros of 16 or 32 bits."""
+    return np.zeros(shape, np.uint16) if half else np.zeros(shape, np.float32)
+
+
+def _pairs(weight: Tensor) -> Any:
+    """[O, I] -> pairs of bfloat16 [O, I / 2]."""
+    return pairs_of(weight.to(torch.bfloat16).contiguous().view(torch.int16).numpy().view(np.uint16))
+
+
+def _share(shared: bool, count: int, least: int, work: Any) -> None:
+    if shared:
+        share_rows(count, least, work)
+    else:
+        work(0, count)
+
+
+class Norm:
+    """A layer norm's factors."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        self.weight, self.bias = as_array(norm.weight), as_array(norm.bias)
+
+    def __call__(self, x: Floats, added: Floats, out: Numbers) -> Numbers:
+        """x += added, out = norm(x): [R, D], added maybe empty."""
+        decoder.norm(x, added, self.weight, self.bias, out)
+        return out
+
+
+class PackedLayer:
+    """One layer's weights."""
+
+    def __init__(self, layer: Layer, precision: Precision) -> None:
+        self.norm_attention, self.norm_cross = Norm(layer.norm_attention), Norm(layer.norm_cross)
+        self.norm_hidden = Norm(layer.norm_hidden)
+        self.qkv = Packed(layer.qkv.weight, precision)
+        self.attention_out = Packed(layer.attention_out.weight, precision)
+        self.cross_query = Packed(layer.cross_query.weight, precision)
+        self.cross_key_value = Packed(layer.cross_key_value.weight, precision)
+        self.cross_out = Packed(layer.cross_out.weight, precision)
+        self.hidden = Packed(layer.hidden.weight, precision)
+        self.hidden_out = Packed(layer.hidden_out.weight, precision)
+
+
+class PackedMusicGen:
+    """All weights of a policy, but for its text encoder, as they were when this was made."""
+
+    @torch.no_grad()
+    def __init__(self, policy: MusicGen, precision: Precision = "float32") -> None:
+        self.policy, self.shapes, self.half = policy, policy.shapes, precision == "bfloat16"
+        trunk = policy.trunk
+        self.tables = np.stack([as_array(table.weight) for table in trunk.embed_codes])  # type: ignore[arg-type]
+        self.positions, self.norm = as_array(trunk.positions), Norm(trunk.norm)
+        self.layers = [PackedLayer(layer, precision) for layer in trunk.blocks]
+        self.heads = Packed(policy.heads.weight, precision)
+        whole = sum(parameter.numel() for parameter in policy.parameters())
+        self.small = whole * (2 if self.half else 4) <= SMALL_BYTES
+
+    def condition(self, text: Tensor) -> Text | None:
+        """The texts' keys and values in every layer; None if no row [B, L] has a prompt."""
+        return Text(self, text) if bool((text != PAD).any()) else None
+
+
+class Text:
+    """What cross-attention attends to: the U different texts of B rows, each computed once."""
+
+    @torch.no_grad()
+    def __init__(self, weights: PackedMusicGen, text: Tensor) -> None:
+        different, text_of = torch.unique(text, dim=0, return_inverse=True)
+        states = weights.policy.trunk.condition(different)
+        assert states is not None
+        known = different != PAD
+        self.texts, self.counts = text_of.numpy().astype(np.int64), known.sum(1).numpy().astype(np.int64)
+        heads, width = weights.shapes.heads, weights.shapes.width // weights.shapes.heads
+        shapes = decoder.cache_shapes(len(different), heads, int(self.counts.max()), width)
+        self.layers = [tuple(room(shape, weights.half) for shape in shapes) for _ in weights.layers]
+        for layer, caches in zip(weights.layers, self.layers, strict=True):
+            for place, count in enumerate(self.counts):
+                if count:
+                    x = layer.cross_key_value.inputs_of(int(count))
+                    decoder.fill(as_array(states[place][known[place]]), x)
+                    found = layer.cross_key_value(x, layer.cross_key_value.outputs_of(int(count)))
+                    decoder.keep_text(found.reshape(int(count), 2, heads, width), *caches, place)
+
+
+class Steps:
+    """One call's caches and buffers, for rows [B] of at most `steps` steps."""
+
+    def __init__(self, weights: PackedMusicGen, text: Tensor, steps: int, guidance: float, shared: bool) -> None:
+        shapes, first = weights.shapes, weights.layers[0]
+        self.weights, self.guidance, self.shared = weights, np.float32(guidance), shared
+        self.guided, self.rows = guidance != 1.0, len(text)
+        self.copies = self.rows * (2 if self.guided else 1)
+        self.text = weights.condition(text)
+        width = shapes.width // shapes.heads
+        caches = decoder.cache_shapes(self.copies, shapes.heads, steps, width)
+        self.caches = [tuple(room(shape, weights.half) for shape in caches) for _ in weights.layers]
+        self.x, self.normed = first.attention_out.outputs_of(self.copies), first.qkv.inputs_of(self.copies)
+        self.added, self.attended = np.empty_like(self.x), first.attention_out.inputs_of(self.copies)
+        self.qkv = first.qkv.outputs_of(self.copies)
+        self.qkv_heads = self.qkv.reshape(self.copies, 3, shapes.heads, width)
+        self.queries = first.cross_query.outputs_of(self.rows)
+        self.query_heads = self.queries.reshape(self.rows, shapes.heads, width)
+        self.hidden, self.activated = first.hidden.outputs_of(self.copies), first.hidden_out.inputs_of(self.copies)
+        self.state, self.logits = np.empty_like(self.x), weights.heads.outputs_of(self.rows)
+        self.headed = weights.heads.inputs_of(self.rows)
+
+    def next(self, shown: Integers, places: Integers) -> Floats:
+        """The tokens [B, K] that rows show at their places [B] -> logits [B, K V] of what they show next."""
+        weights, x, added, rows = self.weights, self.x, self.added, self.rows
+        decoder.embed(weights.tables, shown, weights.positions, places, x)
+        nothing = added[:0]
+        before = nothing
+        for place, layer in enumerate(weights.layers):
+            layer.qkv(layer.norm_attention(x, before, self.normed), self.qkv, self.shared)
+            self._attend_past(place, places)
+            layer.attention_out(self.attended, added, self.shared)
+            if self.text is not None:
+                layer.cross_query(
+                    layer.norm_cross(x[:rows], added[:rows], self.normed[:rows]), self.queries, self.shared
+                )
+                text, (keys, values) = self.text, self.text.layers[place]
+                decoder.attend_text(self.query_heads, text.texts, text.counts, keys, values, self.attended[:rows])
+                layer.cross_out(self.attended[:rows], added[:rows], self.shared)
+            layer.hidden(layer.norm_hidden(x, added, self.normed), self.hidden, self.shared)
+            decoder.gelu(self.hidden, self.activated)
+            layer.hidden_out(self.activated, added, self.shared)
+            before = added
+        if self.guided:
+            weights.norm(x, before, self.state)
+            decoder.guide(self.state, self.guidance, self.headed)
+        else:
+            weights.norm(x, before, self.headed)
+        return weights.heads(self.headed, self.logits, self.shared)
+
+    def _attend_past(self, place: int, places: Integers) -> None:
+        keys, values = self.caches[place]
+        least = 1 + LEAST_WORK // (2 * int(places.max() + 1) * self.x.shape[1])
+
+        def work(begin: int, end: int) -> None:
+            decoder.attend_past(self.qkv_heads, places, keys, values, self.attended, begin, end)
+
+        _share(self.shared, self.copies, least, work)
+
+
+def as_array(x: Tensor) -> Floats:
+    """A copy of a weight."""
+    return np.array(x.detach().cpu().float().numpy(), np.float32, order="C")
