@@ -21,13 +21,14 @@ from actors.records import TrainingBatch
 from cluster.errors import RunFailed
 from configs.schema import LearnerConfig
 from learner import objective
+from learner.measures import Measures, measure, measure_in_parts
 from learner.networks import build_networks
 from learner.optimiser import Optimiser, scheduled_rate
 from learner.outcome import Outcome, batch_metrics, cell_metrics, kl_by_stream, nothing, over_ranks, sum_of
 from learner.ranks import Alone, Ranks, like, recompute_blocks, whole
 from policy.log_probs import gather, log_distribution
 from policy.lora import changed_names, merged_state, trained_state
-from policy.port import SamplingSettings
+from policy.port import PolicyOfStates, Readout, SamplingSettings
 
 
 class NonFiniteLoss(RunFailed):
@@ -76,10 +77,18 @@ class Learner:
         self.reference = networks.reference.eval()
         self.value = networks.value.eval() if networks.value is not None else None
         self.reference_digest = tensors_digest(self.reference.state_dict())
+        self._anchor_readout = self._own_readout() if isinstance(policy, PolicyOfStates) else None
         self._export = self._spread()
         self.policy_optimiser = Optimiser(self.policy, config.grad_clip)
         self.value_optimiser = Optimiser(self.value, config.grad_clip) if self.value is not None else None
         self.device = next(policy.parameters()).device
+
+    def _own_readout(self) -> Readout:
+        """The anchor's readout, to be used outside of its passes; before the ranks spread it."""
+        if not self.ranks.spreads:
+            return self.reference.readout
+        dtype = torch.bfloat16 if self.config.precision == "bfloat16" else torch.float32
+        return self.reference.readout.copied("cuda" if self.config.gpus else "cpu", dtype)
 
     def _spread(self) -> Any:
         """Hands the networks to the ranks. -> where the leading rank puts the policy's whole weights together."""
@@ -154,9 +163,7 @@ class Learner:
         tokens, frames = all_codes.numel(), all_codes.shape[0] * all_codes.shape[2]
         values, value_term = self._values(rows, frames, last, share)
         with torch.set_grad_enabled(self._policy_learns):
-            log_pi_all = log_distribution(self.policy, rows.codes, rows.text, self.sampling)
-            log_pi = gather(log_pi_all, rows.codes)
-            kl = objective.full_kl(log_pi_all, self._reference_log_probs(rows))
+            log_pi, kl, entropy = self._measures(rows)
             weights = objective.importance_weights(log_pi, rows.log_mu, self.config.importance_clip)
             advantage = rows.rewards[:, None] - values.detach()
             policy_term = objective.policy_loss(log_pi, weights, advantage, tokens)
@@ -165,7 +172,7 @@ class Learner:
             self.ranks.backward(loss * share, self.policy, last)
         sums = {
             "kl": kl,
-            "entropy": objective.entropy(log_pi_all.detach()),
+            "entropy": entropy,
             "importance_weight": weights,
             "clipped": weights >= self.config.importance_clip,
         }
@@ -186,9 +193,21 @@ class Learner:
         self.ranks.backward(loss * share, self.value, last)
         return values, loss.item()
 
-    @torch.no_grad()
-    def _reference_log_probs(self, rows: _Inputs) -> Tensor:
-        return log_distribution(self.reference, rows.codes, rows.text, self.sampling)
+    def _measures(self, rows: _Inputs) -> Measures:
+        """[B, K, T] each: log-probability of the codes, KL to the anchor, entropy."""
+        inputs, sampling = (rows.codes, rows.text), self.sampling
+        if self._anchor_readout is None:
+            with torch.no_grad():
+                log_ref = log_distribution(self.reference, *inputs, sampling)
+            return measure(log_distribution(self.policy, *inputs, sampling), log_ref, rows.codes)
+        readouts, entries = (self.policy.readout, self._anchor_readout), self.policy.streams[0].size
+        with torch.no_grad():
+            anchor = self.reference(*inputs, read=lambda states: states, guidance_scale=sampling.guidance_scale)
+
+        def read(states: Tensor) -> Measures:
+            return measure_in_parts(readouts, (states, anchor), rows.codes, sampling, entries)
+
+        return self.policy(*inputs, read=read, guidance_scale=sampling.guidance_scale)
 
     @property
     def _policy_learns(self) -> bool:

@@ -1,8 +1,9 @@
-"""Bias-free linear layers whose results on a CPU do not hang on how many rows are worked out together.
+"""Bias-free linear layers that are faster on a CPU than torch's own, in two kinds.
 
-Forward they run the product that the sampler runs too (policy.compiled.product). Backward they run on oneDNN, which
-comes with torch and is about twice as fast on a CPU as torch's own float32 route: that hands matrix products to MKL,
-which keeps to AVX2 on processors of other makers.
+`Linear` gives results that do not hang on how many rows are worked out together: forward it runs the product that the
+sampler runs too (policy.compiled.product). `Dense` runs forward on oneDNN. Backward both do, which comes with torch and
+is about twice as fast on a CPU as torch's own float32 route: that hands matrix products to MKL, which keeps to AVX2 on
+processors of other makers.
 """
 
 from __future__ import annotations
@@ -34,6 +35,22 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., I], weight [O, I] -> [..., O], differentiable."""
     return _Linear.apply(x, weight) if kernels_serve(x, weight) else F.linear(x, weight)
+
+
+class Dense(nn.Linear):
+    """nn.Linear without a bias, by oneDNN on a CPU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dense(x, self.weight)
+
+
+def dense(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., I], weight [O, I] -> [..., O], differentiable."""
+    served = kernels_serve(x, weight) and torch.backends.mkldnn.is_available()
+    return _Dense.apply(x, weight) if served else F.linear(x, weight)
 
 
 def kernels_serve(*tensors: Tensor) -> bool:
@@ -70,6 +87,23 @@ class _Linear(torch.autograd.Function):
         grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = _product(grad.flatten(0, -2).t(), x.flatten(0, -2).t())
+        return grad_x, grad_weight
+
+
+class _Dense(torch.autograd.Function):
+    """The same; kept for the backward pass is what it will use: of a frozen weight, no input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        learns_x, learns_weight = ctx.needs_input_grad
+        ctx.save_for_backward(x if learns_weight else None, weight if learns_x else None)
+        return _product(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        grad_x = None if weight is None else _product(grad, weight.t())
+        grad_weight = None if x is None else _product(grad.flatten(0, -2).t(), x.flatten(0, -2).t())
         return grad_x, grad_weight
 
 

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from policy.linear import Dense, dense
+
 ADAPTERS = ("lora_a", "lora_b")
 
 
@@ -34,7 +36,7 @@ class AdaptedLinear(nn.Linear):
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight) + self.factor * F.linear(F.linear(x, self.lora_a), self.lora_b)
+        return dense(x, self.weight) + self.factor * F.linear(F.linear(x, self.lora_a), self.lora_b)
 
     def merged(self) -> Tensor:
         """[O, I]."""
@@ -52,7 +54,7 @@ def adapt(network: nn.Module, rank: int, alpha: float, seed: int) -> int:
         for name, parent in network.named_modules()
         if ".layers." in f".{name}."
         for child, module in parent.named_children()
-        if type(module) is nn.Linear and module.bias is None
+        if type(module) in (nn.Linear, Dense) and module.bias is None
     ]
     if not found:
         raise ValueError(f"adapters: got a {type(network).__name__} without linear layers to adapt")

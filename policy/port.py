@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # the replay store and the driver pass these records on and need no torch
+    import torch
     from torch import Tensor
 
 
@@ -42,4 +44,32 @@ class Policy(Protocol):
 
     def __call__(self, codes: Tensor, text: Tensor) -> Tensor:
         """Teacher forcing. codes [B, K, T], text [B, L] -> logits [B, K, T, V] of every cell given its past."""
+        ...
+
+
+class Readout(Protocol):
+    """The last, linear part of a policy: states to logits, of as many frames at a time as one likes."""
+
+    def logits(self, states: Tensor, start: int, stop: int) -> Tensor:
+        """States of a whole clip [B, S, D] -> logits [B, K, t, V] float32 of the frames from `start` to `stop`."""
+        ...
+
+    def copied(self, device: str, dtype: torch.dtype) -> Readout:
+        """One that stays as it is, whatever becomes of the policy."""
+        ...
+
+
+@runtime_checkable
+class PolicyOfStates(Policy, Protocol):
+    """A policy whose logits can be had a few frames at a time, as they are linear in its states. All of its streams
+    have V entries."""
+
+    @property
+    def readout(self) -> Readout: ...
+
+    def __call__(
+        self, codes: Tensor, text: Tensor, read: Callable[[Tensor], Any] | None = None, guidance_scale: float = 1.0
+    ) -> Any:
+        """As a Policy; with `read`, what it makes of the states, guided. It is called within the pass, for of ranks
+        that spread the policy none holds its weights before or after."""
         ...

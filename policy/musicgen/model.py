@@ -12,8 +12,10 @@ Source: Copet et al., arXiv 2306.05284, sections 2.2 to 2.4.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from codec.layout import Layout, delay_pattern
 from codec.musicgen_folder import MusicGenFolder
 from codec.musicgen_shapes import MusicGenShapes
+from policy.linear import Dense, dense
 from policy.musicgen.prompts import PromptEncoder
 from policy.musicgen.t5 import PAD
 from policy.port import Stream
@@ -38,7 +41,7 @@ class MusicGen(nn.Module):
         self.streams = (Stream("acoustic", shapes.entries),) * shapes.codebooks
         self.frame_rate_hz = shapes.frame_rate_hz
         self.trunk = MusicGenTrunk(shapes, prompts)
-        self.heads = nn.Linear(shapes.width, shapes.codebooks * shapes.entries, bias=False)
+        self.heads = Dense(shapes.width, shapes.codebooks * shapes.entries)
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> T5's tokens [B, L] int64, L the longest. An empty prompt gives the null condition."""
@@ -48,17 +51,32 @@ class MusicGen(nn.Module):
         """The null condition [rows, 1]."""
         return self.encode_text([""]).expand(rows, -1)
 
-    def forward(self, codes: Tensor, text: Tensor) -> Tensor:
-        """codes [B, K, T], text [B, L] -> logits [B, K, T, V] float32 of every cell given its past.
+    def forward(
+        self,
+        codes: Tensor,
+        text: Tensor,
+        read: Callable[[Tensor], Any] | None = None,
+        guidance_scale: float = 1.0,
+    ) -> Any:
+        """codes [B, K, T], text [B, L] -> logits [B, K, T, V] float32 of every cell given its past; with `read`, what
+        it makes of the guided states [B, S, D], of which `readout` gives the logits.
 
+        Guidance is linear, and so are the heads: logits of guided states are guided logits.
         Raises ValueError where the codes have another number of streams or more frames than there are positions.
         """
         self.check_codes(codes)
-        frames, delays = codes.shape[2], self.shapes.delays
-        hidden = self.trunk.hidden(codes, text, frames + max(delays))
-        heads = self.heads.weight.unflatten(0, (len(delays), -1))
-        cells = [F.linear(hidden[:, late : late + frames], head) for late, head in zip(delays, heads, strict=True)]
-        return torch.stack(cells, dim=1).float()
+        frames = codes.shape[2]
+        steps = frames + max(self.shapes.delays)
+        states = self.trunk.hidden(codes, text, steps)
+        if guidance_scale != 1.0:
+            null = self.trunk.hidden(codes, self.null_text(len(codes)), steps)
+            states = null + guidance_scale * (states - null)
+        return self.readout.logits(states, 0, frames) if read is None else read(states)
+
+    @property
+    def readout(self) -> MusicGenReadout:
+        """States to logits."""
+        return MusicGenReadout(self.heads, self.shapes.delays)
 
     def check_codes(self, codes: Tensor) -> None:
         """Raises ValueError for codes that the model does not take."""
@@ -70,6 +88,29 @@ class MusicGen(nn.Module):
         """Dropout on residual branches while in training mode. Zero unless set, and never stored."""
         for layer in self.trunk.blocks:
             layer.dropout = probability
+
+
+class MusicGenReadout:
+    """policy.port.Readout: one head for each codebook, which reads the states as many steps later as it lags.
+
+    A pass may change where the heads' weight lies; it is asked for at each use.
+    """
+
+    def __init__(self, heads: nn.Linear, delays: tuple[int, ...]) -> None:
+        self.heads, self.delays = heads, delays
+
+    def logits(self, states: Tensor, start: int, stop: int) -> Tensor:
+        weight = self.heads.weight
+        states = states.to(weight.dtype)
+        heads = weight.unflatten(0, (len(self.delays), -1))
+        cells = [
+            dense(states[:, start + late : stop + late], head) for late, head in zip(self.delays, heads, strict=True)
+        ]
+        return torch.stack(cells, dim=1).float()
+
+    def copied(self, device: str, dtype: torch.dtype) -> MusicGenReadout:
+        heads = copy.deepcopy(self.heads).requires_grad_(False)
+        return MusicGenReadout(heads.to(device, dtype), self.delays)
 
 
 class MusicGenTrunk(nn.Module):
@@ -141,15 +182,15 @@ class Layer(nn.Module):
         super().__init__()
         self.heads, self.dropout = heads, 0.0
         self.norm_attention = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.attention_out = nn.Linear(width, width, bias=False)
+        self.qkv = Dense(width, 3 * width)
+        self.attention_out = Dense(width, width)
         self.norm_cross = nn.LayerNorm(width)
-        self.cross_query = nn.Linear(width, width, bias=False)
-        self.cross_key_value = nn.Linear(width, 2 * width, bias=False)
-        self.cross_out = nn.Linear(width, width, bias=False)
+        self.cross_query = Dense(width, width)
+        self.cross_key_value = Dense(width, 2 * width)
+        self.cross_out = Dense(width, width)
         self.norm_hidden = nn.LayerNorm(width)
-        self.hidden = nn.Linear(width, hidden, bias=False)
-        self.hidden_out = nn.Linear(hidden, width, bias=False)
+        self.hidden = Dense(width, hidden)
+        self.hidden_out = Dense(hidden, width)
 
     def forward(self, x: Tensor, condition: Tensor | None, mask: Tensor | None) -> Tensor:
         """x [B, S, D], condition [B, L, D] or None, mask bool [B, 1, 1, L] -> [B, S, D]."""

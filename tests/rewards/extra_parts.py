@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from codec.torchaudio_guard import import_torchaudio
 from rewards.port import ClipBatch
 
+ROOT = Path(__file__).resolve().parents[2]
+ORIGINALS = Path(__file__).parent / "originals"
 SENTENCE = "slow calm piano fast drums and a flute music"
 SMALL_AUDIO = {
     "patch_embeds_hidden_size": 16,
@@ -56,6 +61,23 @@ def write_clap(folder: Path, fused: bool = False) -> Path:
     ClapFeatureExtractor(truncation="fusion" if fused else "rand_trunc", frequency_min=50).save_pretrained(folder)
     write_tokenizer(folder)
     return folder
+
+
+def environment_of(model: str) -> str:
+    """Where MUSICRL_ENVIRONMENTS (or build/environments) has the model's environment; skips the test without it."""
+    place = Path(os.environ.get("MUSICRL_ENVIRONMENTS", ROOT / "build" / "environments")) / model
+    if not (place / "bin" / "python").exists():
+        pytest.skip(f"no environment {place}: python -m rewards.environment {model} {place}")
+    return str(place)
+
+
+def original(model: str, environment: str, folder: Path, *words: str) -> dict[str, np.ndarray]:
+    """Runs the package's own code in its environment -> what it answered; its checkpoint is in `folder`."""
+    command = [f"{environment}/bin/python", str(ORIGINALS / f"{model}_original.py"), str(folder), *words]
+    own = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(np.load(folder / "expected.npz"))
 
 
 def sounds(seconds: float = 3.0, rate_hz: int = 48_000, count: int = 3, seed: int = 0) -> ClipBatch:

@@ -14,23 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from extra_parts import SENTENCE, sounds
+from extra_parts import SENTENCE, environment_of, original, sounds
 
 from cluster.errors import UserError
 from rewards.extra.isolation import IsolatedReward
 from rewards.port import ClipBatch
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[2]
-ORIGINALS = Path(__file__).parent / "originals"
 STEADY = "extra_parts:Steady"
-
-
-def environment_of(model: str) -> str:
-    place = Path(os.environ.get("MUSICRL_ENVIRONMENTS", ROOT / "build" / "environments")) / model
-    if not (place / "bin" / "python").exists():
-        pytest.skip(f"no environment {place}: python -m rewards.environment {model} {place}")
-    return str(place)
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +72,6 @@ def test_a_process_that_dies_is_started_anew(ray_here):
 def test_a_model_that_cannot_be_built_is_one_line(ray_here):
     with pytest.raises(UserError, match=r"^RuntimeError: no such model$"):
         IsolatedReward("steady", STEADY, {"checkpoint": "broken"}, sys.executable)
-
-
-def original(model: str, environment: str, folder: Path, *words: str) -> dict[str, np.ndarray]:
-    """Runs the package's own code in its environment -> what it answered."""
-    command = [f"{environment}/bin/python", str(ORIGINALS / f"{model}_original.py"), str(folder), *words]
-    own = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return dict(np.load(folder / "expected.npz"))
 
 
 def test_audiobox_answers_as_its_own_predictor(ray_here, tmp_path):

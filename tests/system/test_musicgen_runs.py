@@ -11,11 +11,9 @@ from safetensors.torch import load_file
 
 from codec.audio import read_audio
 from policy.checkpoint import load_policy
-from policy.musicgen.random_checkpoint import RandomShapes, write_random
+from tests.system.musicgen_world import STEPS, MusicGenWorld, build_musicgen_world
 from tests.system.tiny_world import (
-    TinyWorld,
     assert_same_outcome,
-    build_tiny_world,
     check_trained_once,
     metrics_of,
     open_main,
@@ -23,25 +21,12 @@ from tests.system.tiny_world import (
     wait_for_step,
 )
 
-STEPS = 6
 pytestmark = pytest.mark.slow
-
-
-class MusicGenWorld(TinyWorld):
-    """The tiny world's prompts and rewards around a MusicGen: its directory is all that names policy and codec."""
-
-    def arguments(self, run_dir: Path, **settings: object) -> list[str]:
-        chosen: dict[str, object] = {"sampling__guidance_scale": 3, "sampling__group_size": 2, "learner__steps": STEPS}
-        words = super().arguments(run_dir, **chosen | {"guard__diversity_prompts": 0} | settings)
-        kept = [word for word in words if not word.startswith(("policy.checkpoint=", "codec.checkpoint="))]
-        return [*kept, f"policy.checkpoint={self.folder / 'musicgen'}", "rewards.low_tokens.options={entries: 64}"]
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["mono", "stereo"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MusicGenWorld:
-    folder = build_tiny_world(tmp_path_factory.mktemp("musicgen_world")).folder
-    write_random(folder / "musicgen", RandomShapes(stereo=request.param))
-    return MusicGenWorld(folder)
+    return build_musicgen_world(tmp_path_factory.mktemp("musicgen_world"), stereo=request.param)
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4], ids=["all_weights", "adapters"])
@@ -74,8 +59,9 @@ def test_a_synchronous_run_is_on_policy_and_equal_when_killed_and_resumed(
     assert rate_hz == 32_000 and sound.shape[0] == policy.shapes.audio_channels
 
 
-def test_an_asynchronous_run_keeps_its_bound(world: MusicGenWorld, tmp_path: Path) -> None:
-    world.run(tmp_path / "run", pipeline__mode="async", learner__lora_rank=4)
+@pytest.mark.parametrize("lora_rank", [0, 4], ids=["all_weights", "adapters"])
+def test_an_asynchronous_run_keeps_its_bound(world: MusicGenWorld, tmp_path: Path, lora_rank: int) -> None:
+    world.run(tmp_path / "run", pipeline__mode="async", learner__lora_rank=lora_rank)
     rows = metrics_of(tmp_path / "run")
     assert len(rows) == STEPS and max(row["staleness_max"] for row in rows) <= 2
     check_trained_once(tmp_path / "run")

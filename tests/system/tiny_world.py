@@ -37,6 +37,7 @@ class TinyWorld:
     """A folder with policy/, codec/ and prompts, and the settings of a run of seconds on them."""
 
     folder: Path
+    limit_s: float = STEP_LIMIT_S  # of a whole run
 
     def arguments(self, run_dir: Path | str, **settings: Any) -> list[str]:
         """`learner.main` arguments. settings: dots written as two underscores."""
@@ -78,17 +79,17 @@ class TinyWorld:
         return done
 
     def attempt(self, run_dir: Path | str, **settings: Any) -> subprocess.CompletedProcess[str]:
-        return run_main(self.arguments(run_dir, **settings))
+        return run_main(self.arguments(run_dir, **settings), self.limit_s)
 
 
-def run_main(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def run_main(arguments: list[str], limit_s: float = STEP_LIMIT_S) -> subprocess.CompletedProcess[str]:
     with open_main(arguments) as process:
         try:
-            out, err = process.communicate(timeout=STEP_LIMIT_S)
+            out, err = process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             out, err = process.communicate()
-            raise AssertionError(f"still running after {STEP_LIMIT_S} s\n{out[-3000:]}\n{err[-3000:]}") from None
+            raise AssertionError(f"still running after {limit_s:g} s\n{out[-3000:]}\n{err[-3000:]}") from None
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
@@ -142,14 +143,14 @@ def steps_done(run_dir: Path) -> int:
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
-def wait_for_step(process: subprocess.Popen[str], run_dir: Path, step: int) -> None:
+def wait_for_step(process: subprocess.Popen[str], run_dir: Path, step: int, limit_s: float = STEP_LIMIT_S) -> None:
     """Returns as soon as that many steps are done. Fails when the run ends before."""
-    until = time.monotonic() + STEP_LIMIT_S
+    until = time.monotonic() + limit_s
     while steps_done(run_dir) < step:
         if process.poll() is not None:
             out, err = process.communicate()
             raise AssertionError(f"ended with {process.returncode} before step {step}\n{out[-3000:]}\n{err[-3000:]}")
-        assert time.monotonic() < until, f"step {step} not reached within {STEP_LIMIT_S} s"
+        assert time.monotonic() < until, f"step {step} not reached within {limit_s:g} s"
         time.sleep(0.02)
 
 
