@@ -11,7 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("sampler", "musicgen_sampler", "learner_step", "musicgen_step", "replay", "weight_bus", "scaling", "modes")
+BENCHMARKS = (
+    "sampler",
+    "musicgen_sampler",
+    "learner_step",
+    "musicgen_step",
+    "replay",
+    "weight_bus",
+    "scaling",
+    "modes",
+)
 
 
 def main(arguments: list[str]) -> int:
