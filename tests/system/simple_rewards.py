@@ -82,3 +82,17 @@ class KillsItself(LowTokens):
             self._mark.unlink()
             os.kill(os.getpid(), 9)
         return super().score(clips)
+
+
+class Naps(LowTokens):
+    """Sleeps `seconds` the first time it scores after `mark` has appeared, and takes the mark away before."""
+
+    def __init__(self, entries: int = 32, mark: str = "", seconds: float = 1.0) -> None:
+        super().__init__(entries)
+        self._mark, self._seconds = Path(mark), seconds
+
+    def score(self, clips: ClipBatch) -> np.ndarray:
+        if self._mark.exists():
+            self._mark.unlink()
+            time.sleep(self._seconds)
+        return super().score(clips)
