@@ -22,11 +22,13 @@ from cluster.weight_bus import FETCH_DEADLINE_S, Probe, Publication
 from codec.checkpoint import load_codec
 from policy.checkpoint import load_policy
 from policy.log_probs import gather, log_distribution
+from policy.musicgen.packed import Precision
 from policy.port import SamplingSettings
 from policy.samplers import PolicySampler, sampler_of
 from rewards.port import ClipBatch, ClipView
 
 PROBE_TOLERANCE = 1e-4  # nats per token, between two machines that computed the same float32 sums
+ROUNDED_TOLERANCE = 1.0  # nats, of one cell of a sampler in 16 bits
 SAMPLER_CHECK_FRAMES = 4
 
 
@@ -41,7 +43,8 @@ class Activation:
 
 
 class Generator:
-    """Policy, sampler and codec on the CPUs it was given. `views`: what the run's scorers read."""
+    """Policy, sampler and codec on the CPUs it was given. `views`: what the run's scorers read; `precision`: of the
+    sampler, whose own log-probabilities are handed on, whatever the module's are."""
 
     def __init__(
         self,
@@ -50,12 +53,14 @@ class Generator:
         views: Collection[ClipView],
         epoch: str,
         threads: int,
+        precision: Precision = "float32",
         deadline_s: float = FETCH_DEADLINE_S,
     ) -> None:
         torch.set_num_threads(threads)
         self._policy: Any = load_policy(policy_dir)
         self._weights = PublishedWeights(self._policy)
-        self._sampler = sampler_of(self._policy)
+        self._sampler = sampler_of(self._policy, precision)
+        self._gap_allowed = PROBE_TOLERANCE if precision == "float32" else ROUNDED_TOLERANCE
         self._codec = load_codec(codec_dir)
         self._views = frozenset(views)
         self._epoch = epoch
@@ -127,7 +132,7 @@ class Generator:
     def _prove(self, publication: Publication) -> float:
         """Raises RunFailed where module or sampler do not compute with the published weights."""
         gap = sampler_gap(self._policy, self._sampler)
-        if not gap <= PROBE_TOLERANCE:
+        if not gap <= self._gap_allowed:
             raise RunFailed(f"weights of version {publication.version}: sampler and policy differ by {gap:.2e} nats")
         if publication.probe is None:
             return float("nan")

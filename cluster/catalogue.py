@@ -97,6 +97,11 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("advantage_std", "1", "Standard deviation of reward minus baseline."),
     Metric("importance_weight_mean", "1", "Mean of w = min(pi / mu, c) over cells; 1 when on-policy."),
     Metric("importance_weight_max", "1", "Largest w over cells."),
+    Metric(
+        "sampler_mismatch",
+        "nats/token",
+        "Mean of |log pi - log mu| over cells: newer weights, and what a sampler in 16 bits rounds.",
+    ),
     Metric("importance_clipped", "1", "Share of cells whose w reached c."),
     Metric("grad_norm", "1", "Global norm of the policy's gradient before clipping."),
     Metric("value_grad_norm", "1", "Global norm of the value network's gradient before clipping."),

@@ -105,6 +105,11 @@ class ActorsConfig:
         600.0, "that an actor of a role that grows may wait for a node; then the run goes on without it", above=0
     )
     generator_cpus: int = setting(1, "torch threads of each generator", at_least=1)
+    generator_precision: str = setting(
+        "float32",
+        "of the generators' passes; bfloat16, for a MusicGen: faster, rounded, corrected by importance weights",
+        choices=("float32", "bfloat16"),
+    )
     scorer_cpus: int = setting(1, "torch threads of each scorer", at_least=1)
     rollout_size: int = setting(
         32,

@@ -174,6 +174,7 @@ class Learner:
             "kl": kl,
             "entropy": entropy,
             "importance_weight": weights,
+            "mismatch": (log_pi.detach() - rows.log_mu).abs(),
             "clipped": weights >= self.config.importance_clip,
         }
         return Outcome(

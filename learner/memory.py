@@ -60,7 +60,7 @@ def memory_need(config: Config, shapes: MusicGenShapes, filters: int = 64, froze
     learners = config.learner.workers if config.learner.parallel == "data" else 1  # else they share one set of networks
     return MemoryNeed(
         learner=learners * _learner_bytes(config, shapes, guided),
-        generators=count * (PROCESS_BYTES + SAMPLERS * model + CODEC_BYTES + generator),
+        generators=count * (PROCESS_BYTES + _sampler_bytes(config, model) + CODEC_BYTES + generator),
         evaluator=PROCESS_BYTES + SAMPLERS * model + CODEC_BYTES + evaluator,
         weights=PUBLISHED_VERSIONS * model,
         others=(2 + actors.scorers) * PROCESS_BYTES + frozen_bytes,
@@ -99,6 +99,11 @@ def machine_bytes() -> int:
 def size(count: int) -> str:
     """12.3 GB."""
     return f"{count / 1e9:,.1f} GB"
+
+
+def _sampler_bytes(config: Config, model: int) -> int:
+    """A generator's module, and the weights as its sampler lays them out."""
+    return model + (model // 2 if config.actors.generator_precision == "bfloat16" else model)
 
 
 def _learner_bytes(config: Config, shapes: MusicGenShapes, guided: bool) -> int:

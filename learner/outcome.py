@@ -20,7 +20,7 @@ class Outcome:
     """What one micro-batch contributes: losses already divided by the whole batch's counts, sums for the metrics."""
 
     losses: dict[str, float]  # policy_loss (-J), value_loss
-    sums: dict[str, float]  # kl, entropy, importance weights, how many of them are clipped: summed over cells
+    sums: dict[str, float]  # kl, entropy, importance weights, |log ratio|, how many are clipped: over cells
     kl_by_stream: Tensor  # [K] float64, summed over cells
     importance_weight_max: float
     values: Tensor  # [B, T] the baseline that was used
@@ -58,7 +58,7 @@ def over_ranks(own: Outcome, codes: Tensor, start: int, ranks: Ranks) -> Outcome
 
 def nothing(codes: Tensor) -> Outcome:
     """The outcome of no rows; codes [B, K, T] of the batch."""
-    names = "kl", "entropy", "importance_weight", "clipped"
+    names = "kl", "entropy", "importance_weight", "mismatch", "clipped"
     return Outcome(
         losses={"policy_loss": 0.0, "value_loss": 0.0},
         sums=dict.fromkeys(names, 0.0),
@@ -96,6 +96,7 @@ def cell_metrics(outcome: Outcome, codes: Tensor, rewards: Tensor) -> dict[str, 
         "entropy": sums["entropy"] / tokens,
         "importance_weight_mean": sums["importance_weight"] / tokens,
         "importance_weight_max": outcome.importance_weight_max,
+        "sampler_mismatch": sums["mismatch"] / tokens,
         "importance_clipped": sums["clipped"] / tokens,
         "advantage_std": (rewards[:, None] - baseline).std(unbiased=False).item(),
         "explained_variance": objective.explained_variance(rewards, baseline),

@@ -99,6 +99,9 @@ def check_models(config: Config) -> tuple[ModelFolder, ModelFolder]:
     _check_streams(policy, reference, codec)
     if config.learner.lora_rank and policy.kind != MUSICGEN:
         raise UserError(f"learner.lora_rank: got {config.learner.lora_rank}, allowed 0 with a {policy.kind}")
+    precision = config.actors.generator_precision
+    if precision != "float32" and policy.kind != MUSICGEN:
+        raise UserError(f"actors.generator_precision: got {precision}, allowed float32 with a {policy.kind}")
     if policy.kind != MUSICGEN:
         _check_vocabulary(policy, reference)
     _check_lengths(config, policy)

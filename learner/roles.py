@@ -96,7 +96,7 @@ class Roles:
         config, role = self._config, self._placement.generator
         views = frozenset(view for facts in rewards.values() for view in facts.needs)
         arguments = (config.policy.checkpoint, config.codec.checkpoint, views, self._epoch, role.threads)
-        spawn = self._spawner(GeneratorActor, role, *arguments)
+        spawn = self._spawner(GeneratorActor, role, *arguments, config.actors.generator_precision)
 
         def prepare(handle: ActorHandle) -> Awaitable[None]:
             return use_newest(newest, learner, lambda publication: _activate(handle, publication))

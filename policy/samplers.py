@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from policy.musicgen.model import MusicGen
+from policy.musicgen.packed import Precision
 from policy.musicgen.sampler import MusicGenSampler
 from policy.port import SamplingSettings
 from policy.sampler import Sampler
@@ -26,10 +27,15 @@ class PolicySampler(Protocol):
         ...
 
 
-def sampler_of(policy: Any) -> PolicySampler:
-    """The sampler of a loaded policy. Raises TypeError for a module of no known kind."""
+def sampler_of(policy: Any, precision: Precision = "float32") -> PolicySampler:
+    """The sampler of a loaded policy.
+
+    Raises TypeError for a module of no known kind, ValueError for a precision that its sampler does not have.
+    """
     if isinstance(policy, TinyMusicLM):
+        if precision != "float32":
+            raise ValueError(f"precision: got {precision} with a TinyMusicLM, allowed float32")
         return Sampler(policy)
     if isinstance(policy, MusicGen):
-        return MusicGenSampler(policy)
+        return MusicGenSampler(policy, precision)
     raise TypeError(f"sampler: got a {type(policy).__name__}, allowed TinyMusicLM or MusicGen")

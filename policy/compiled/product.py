@@ -32,11 +32,13 @@ def pack(weight: Floats) -> Floats:
 
 @compiled
 def _pack(weight: Floats, panels: Floats) -> None:
+    outputs, inputs = weight.shape
     for panel in range(panels.shape[0]):
         first = panel * TILE_COLUMNS
-        for i in range(weight.shape[1]):
-            for column in range(min(TILE_COLUMNS, weight.shape[0] - first)):
-                panels[panel, i, column] = weight[first + column, i]
+        for begin in range(0, inputs, LANES):  # in blocks, so that what is read and what is written stay in the cache
+            for column in range(min(TILE_COLUMNS, outputs - first)):
+                for i in range(begin, min(begin + LANES, inputs)):
+                    panels[panel, i, column] = weight[first + column, i]
 
 
 @compiled

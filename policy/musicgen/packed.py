@@ -152,7 +152,8 @@ class Steps:
         self.text = weights.condition(text)
         width = shapes.width // shapes.heads
         caches = decoder.cache_shapes(self.copies, shapes.heads, steps, width)
-        self.caches = [tuple(room(shape, weights.half) for shape in caches) for _ in weights.layers]
+        # of all layers in one piece, which the system then maps in large pages
+        self.caches = [room((len(weights.layers), *shape), weights.half) for shape in caches]
         self.x, self.normed = first.attention_out.outputs_of(self.copies), first.qkv.inputs_of(self.copies)
         self.added, self.attended = np.empty_like(self.x), first.attention_out.inputs_of(self.copies)
         self.qkv = first.qkv.outputs_of(self.copies)
@@ -192,7 +193,7 @@ class Steps:
         return weights.heads(self.headed, self.logits, self.shared)
 
     def _attend_past(self, place: int, places: Integers) -> None:
-        keys, values = self.caches[place]
+        keys, values = (cache[place] for cache in self.caches)
         least = 1 + LEAST_WORK // (2 * int(places.max() + 1) * self.x.shape[1])
 
         def work(begin: int, end: int) -> None:

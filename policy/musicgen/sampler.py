@@ -11,6 +11,7 @@ seed alone, whatever else is in the batch.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,7 +35,8 @@ LEAST_ROWS = 8  # of a thread
 class MusicGenSampler:
     """Sampling of one policy. Call `refresh` after its weights changed.
 
-    precision: bfloat16 samples, on a CPU, with 16-bit weights; the log-probabilities are those of that sampler.
+    precision: with bfloat16, weights and what is multiplied with them have 16 bits. The log-probabilities are those of
+    what is sampled, which then differs from the policy itself by the rounding.
     """
 
     def __init__(self, policy: MusicGen, precision: Precision = "float32") -> None:
@@ -45,6 +47,8 @@ class MusicGenSampler:
         """Takes over the policy's present weights."""
         served = kernels_serve(self.policy.heads.weight)
         self.packed = PackedMusicGen(self.policy, self.precision) if served else None
+        rounded = self.precision == "bfloat16" and not served
+        self.modules = copy.deepcopy(self.policy).to(torch.bfloat16) if rounded else self.policy
 
     @torch.no_grad()
     def sample(
@@ -112,7 +116,7 @@ class MusicGenSampler:
         codes = torch.full((len(text), books, frames), shapes.entries, dtype=torch.int64, device=device)
         log_probs = torch.zeros(codes.shape, device=device)
         steps = frames + max(shapes.delays)
-        state = TorchSteps(self.policy, text.to(device), steps, settings)
+        state = TorchSteps(self.modules, text.to(device), steps, settings)
         shown = torch.full((len(text), books), shapes.entries, dtype=torch.int64, device=device)
         for step in range(steps):
             logits = state.next(shown, step)  # [B, K, V]

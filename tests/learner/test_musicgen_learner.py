@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from learner.learner import Learner
 from policy.checkpoint import load_policy
 from policy.log_probs import gather, log_distribution
 from policy.lora import AdaptedLinear
+from policy.musicgen.packed import Precision
 from policy.musicgen.random_checkpoint import RandomShapes, write_random
 from policy.port import SamplingSettings
 from policy.samplers import sampler_of
@@ -45,10 +45,12 @@ def learner_of(directory: Path, settings: SamplingSettings = GUIDED, **changes: 
     return Learner(policy, reference, replace(BASE, **changes), settings, 10)
 
 
-def batch_from(policy: Any, settings: SamplingSettings = GUIDED, seed: int = 0) -> TrainingBatch:
+def batch_from(
+    policy: Any, settings: SamplingSettings = GUIDED, seed: int = 0, precision: Precision = "float32"
+) -> TrainingBatch:
     """What a generator with this policy would have made."""
     seeds = range(seed, seed + len(PROMPTS))
-    codes, log_probs = sampler_of(policy).sample(policy.encode_text(PROMPTS), seeds, FRAMES, settings)
+    codes, log_probs = sampler_of(policy, precision).sample(policy.encode_text(PROMPTS), seeds, FRAMES, settings)
     rows = len(PROMPTS)
     return TrainingBatch(
         row_ids=np.arange(rows),
@@ -127,8 +129,7 @@ def test_a_checkpoint_goes_on_bit_for_bit(directory: Path, tmp_path: Path, lora_
 
 def test_a_sampler_in_half_precision_is_measured_and_corrected(directory: Path) -> None:
     """bf16 samples, float32 learns: the ratio of a cell is that of the two distributions, and the metrics show it."""
-    half = copy.deepcopy(load_policy(directory)).to(torch.bfloat16)
-    subject, made = learner_of(directory), batch_from(half)
+    subject, made = learner_of(directory), batch_from(load_policy(directory), precision="bfloat16")
     codes = torch.from_numpy(made.codes.astype(np.int64))
     text = subject.policy.encode_text(PROMPTS)
     with torch.no_grad():
@@ -136,18 +137,34 @@ def test_a_sampler_in_half_precision_is_measured_and_corrected(directory: Path) 
     gap = gather(exact, codes) - torch.from_numpy(made.log_probs)
     assert 1e-4 < gap.abs().mean() < 0.1
     metrics = subject.step(made)
+    assert metrics["sampler_mismatch"] == pytest.approx(float(gap.abs().mean()), rel=1e-3)
     assert metrics["importance_weight_max"] > 1.001
     clipped = float(gap.exp().clamp_max(BASE.importance_clip).mean())
     assert metrics["importance_weight_mean"] == pytest.approx(clipped, abs=1e-4)
 
 
+def test_the_correction_reaches_the_gradient(directory: Path) -> None:
+    """The gradient of bf16 samples is that of their log-probabilities under float32, each times pi / mu."""
+    settings = replace(BASE, freeze=[], alpha=0.0, baseline="batch_mean", grad_clip=1e9)
+    policy = load_policy(directory)
+    subject = Learner(policy, load_policy(directory), settings, GUIDED, 10)
+    made = batch_from(policy, precision="bfloat16")
+    made = replace(made, log_probs=made.log_probs - np.float32(0.1))  # so that the weight is far from one
+    codes, plain = torch.from_numpy(made.codes.astype(np.int64)), load_policy(directory)
+    log_pi = gather(log_distribution(plain, codes, plain.encode_text(PROMPTS), GUIDED), codes)
+    weights = (log_pi.detach() - torch.from_numpy(made.log_probs)).exp().clamp_max(BASE.importance_clip)
+    advantage = torch.from_numpy(made.rewards - made.rewards.mean())[:, None, None]
+    (-(weights * log_pi * advantage).mean()).backward()
+    expected = torch.cat([p.grad.flatten() for p in plain.parameters() if p.grad is not None]).norm()
+    assert subject.step(made)["grad_norm"] == pytest.approx(float(expected), rel=1e-3)
+
+
 def test_weights_corrected_by_the_ratio_estimate_the_learners_own_distribution(directory: Path) -> None:
     """20,000 first cells from a bf16 sampler: E_mu[pi / mu f] = E_pi[f] for f = its number, E_mu[pi / mu] = 1."""
     exact = load_policy(directory)
-    half = copy.deepcopy(exact).to(torch.bfloat16)
     rows, settings = 20_000, SamplingSettings(0.5, 6.0)  # cold and strongly guided, so that rounding tells
-    text = half.encode_text(PROMPTS[:1])
-    codes, log_mu = sampler_of(half).sample(text.expand(rows, -1), range(rows), 1, settings)
+    text = exact.encode_text(PROMPTS[:1])
+    codes, log_mu = sampler_of(exact, "bfloat16").sample(text.expand(rows, -1), range(rows), 1, settings)
     with torch.no_grad():
         log_pi = log_distribution(exact, codes[:1], text, settings)[0, 0, 0]  # of the first cell, which knows no other
     tokens, entries = codes[:, 0, 0], torch.arange(len(log_pi), dtype=torch.float64)

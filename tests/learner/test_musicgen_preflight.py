@@ -11,6 +11,8 @@ from cluster.errors import UserError
 from codec.musicgen_folder import LICENCE
 from configs.load import load_config
 from configs.schema import Config
+from learner.memory import memory_need
+from learner.model_folder import MusicGenModelFolder
 from learner.preflight import adopt_codec, check_models, preflight
 from policy.checkpoint import load_policy
 from policy.musicgen.audiocraft import save_audiocraft
@@ -55,11 +57,24 @@ def test_what_does_not_fit_together_is_named(stereo: Path, tmp_path: Path) -> No
         ((f"policy.checkpoint={stereo}", f"policy.reference={mono}"), "policy.reference: got streams"),
         ((f"policy.checkpoint={stereo}", f"codec.checkpoint={mono}"), "codec.checkpoint: got codebooks"),
         ((f"codec.checkpoint={mono}",), "codec.checkpoint: got codebooks"),
+        (
+            ("actors.generator_precision=bfloat16",),
+            "actors.generator_precision: got bfloat16, allowed float32 with a tiny_musiclm",
+        ),
         ((f"policy.checkpoint={stereo}", "sampling.seconds=60"), "sampling.seconds: got 60, allowed at most 40.8"),
     ):
         with pytest.raises(UserError) as caught:
             check_models(config_of(*words))
         assert says in str(caught.value)
+
+
+def test_a_musicgen_may_be_sampled_in_half_precision(stereo: Path) -> None:
+    config = config_of(f"policy.checkpoint={stereo}", "actors.generator_precision=bfloat16")
+    policy, _ = check_models(config)
+    assert isinstance(policy, MusicGenModelFolder)
+    half = memory_need(config, policy.shapes).generators
+    config.actors.generator_precision = "float32"
+    assert half < memory_need(config, policy.shapes).generators
 
 
 def test_a_directory_that_is_not_whole_is_refused_before_anything_loads(stereo: Path, tmp_path: Path) -> None:

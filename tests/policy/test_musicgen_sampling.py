@@ -39,6 +39,57 @@ def test_sampler_and_learner_agree_on_every_cell(policy: Any, guidance: float, t
     assert log_probs.std() > 0.1
 
 
+@pytest.mark.parametrize("shapes", [RandomShapes(width=40, heads=4, entries=32), RandomShapes(width=96, heads=1)])
+def test_heads_of_any_width_over_many_places(shapes: RandomShapes, tmp_path: Path) -> None:
+    subject, settings = load_policy(write_random(tmp_path / "m", shapes)), SamplingSettings(1.0, 2.0)
+    text = subject.encode_text([*PROMPTS, "slow " * 40])
+    codes, log_probs = sampler_of(subject).sample(text, range(4), 70, settings)
+    with torch.no_grad():
+        taught = gather(log_distribution(subject, codes, text, settings), codes)
+    assert (taught - log_probs).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("small", [True, False], ids=["rows", "columns"])
+def test_two_threads_draw_the_same(policy: Any, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small weights: each thread takes rows of its own. Large ones: the threads share each product."""
+    monkeypatch.setattr("policy.musicgen.packed.SMALL_BYTES", 10**9 if small else 0)
+    monkeypatch.setattr("policy.musicgen.packed.LEAST_WORK", 1000)
+    settings, text = SamplingSettings(1.0, 3.0), policy.encode_text(PROMPTS * 8)
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            found.append(sampler_of(policy).sample(text, range(24), FRAMES, settings))
+        finally:
+            torch.set_num_threads(before)
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+def test_new_weights_are_used_after_refresh_and_not_before(policy: Any) -> None:
+    changed, text, settings = copy.deepcopy(policy), policy.encode_text(PROMPTS), SamplingSettings(1.0, 3.0)
+    sampler = sampler_of(changed)
+    before = sampler.sample(text, [1, 2, 3], FRAMES, settings)[1]
+    with torch.no_grad():
+        for name, parameter in changed.named_parameters():
+            if "qkv" in name or "heads" in name:
+                parameter += 0.1
+                parameter *= 0.5
+    assert torch.equal(sampler.sample(text, [1, 2, 3], FRAMES, settings)[1], before)
+    sampler.refresh()
+    codes, after = sampler.sample(text, [1, 2, 3], FRAMES, settings)
+    with torch.no_grad():
+        taught = gather(log_distribution(changed, codes, text, settings), codes)
+    assert (taught - after).abs().max() < 1e-5 and not torch.equal(after, before)
+
+
+def test_modules_that_no_kernel_serves_are_sampled_by_torch(policy: Any) -> None:
+    wide, settings = copy.deepcopy(policy).double(), SamplingSettings(1.0, 3.0)
+    text = policy.encode_text([prompt for prompt in PROMPTS for _ in range(2)])
+    codes, log_probs = sampler_of(wide).sample(text, range(6), FRAMES, settings)
+    compiled, others = sampler_of(policy).sample(text, range(6), FRAMES, settings)
+    assert torch.equal(codes, compiled) and (log_probs - others).abs().max() < 1e-5
+
+
 def test_a_row_depends_on_its_prompt_and_seed_alone(policy: Any) -> None:
     settings, sampler = SamplingSettings(1.0, 3.0), sampler_of(policy)
     together, _ = sampler.sample(policy.encode_text(PROMPTS), [1, 2, 3], FRAMES, settings)

@@ -58,6 +58,7 @@ TRAINING = Dashboard(
                 of_catalogue("Explained variance", "explained_variance", most=1),
                 of_catalogue("Importance weights", "importance_weight_mean", "importance_weight_max", least=0),
                 of_catalogue("Clipped importance weights", "importance_clipped", least=0),
+                of_catalogue("Sampler against learner", "sampler_mismatch", least=0),
             ),
         ),
     ),
