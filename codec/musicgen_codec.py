@@ -47,6 +47,7 @@ class MusicGenCodec(nn.Module):
         shapes = _seanet_arguments(config, ratios)
         import_encodec()
         seanet = importlib.import_module("encodec.modules.seanet")
+        self._recurrent = seanet.SLSTM
         self.encoder = seanet.SEANetEncoder(**shapes)
         self.decoder = seanet.SEANetDecoder(**shapes, trim_right_ratio=float(config["trim_right_ratio"]))
         entries, width = int(config["codebook_size"]), int(config["codebook_dim"] or config["hidden_size"])
@@ -88,8 +89,22 @@ class MusicGenCodec(nn.Module):
         sides = codes.long().unflatten(1, (-1, self.channels)).transpose(1, 2).flatten(0, 1)  # [B C, K, T]
         latent = sum(book[level] for book, level in zip(self.codebooks, sides.unbind(1), strict=False))  # [B C, T, D]
         assert isinstance(latent, Tensor)
-        pcm = self.decoder(latent.transpose(1, 2))
+        pcm = self._synthesise(latent.transpose(1, 2))
         return pcm.unflatten(0, (-1, self.channels)).squeeze(2).clamp(-1.0, 1.0)
+
+    def _synthesise(self, latent: Tensor) -> Tensor:
+        """latent [B, D, T] -> pcm [B, 1, N]: what `self.decoder` makes of it.
+
+        On a CPU the recurrent layers, whose time goes into reading their weights at every frame, take all clips at
+        once. The convolutions behind them take one clip after the other: of many, what one leaves behind would fall
+        out of the cache before the next one reads it.
+        """
+        if latent.device.type != "cpu":
+            return self.decoder(latent)
+        layers = self.decoder.model
+        ahead = 1 + max((place for place, one in enumerate(layers) if isinstance(one, self._recurrent)), default=-1)
+        states = layers[:ahead](latent)
+        return torch.cat([layers[ahead:](clip) for clip in states.split(1)])
 
     def decode_log_mel(self, codes: Tensor) -> Tensor:
         """codes [B, k, T] -> log-mel [B, 64, F] of the decoded audio at 16 kHz, the mean of both sides in stereo."""

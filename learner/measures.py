@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from learner import objective
+from learner.memory import PART_NUMBERS
 from policy.log_probs import distribution_of_logits, gather
 from policy.port import Readout, SamplingSettings
 
-PART_NUMBERS = 2**20  # logits of one network at a time; arrays of them fit into a CPU's cache
 Measures = tuple[Tensor, Tensor, Tensor]  # [B, K, T] each: log pi of the code, KL to the anchor, entropy (no gradient)
 
 

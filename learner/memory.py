@@ -24,7 +24,8 @@ SAMPLERS = 2  # weights of a module, and as its sampler lays them out
 PUBLISHED_VERSIONS = 2  # kept alive by the weight bus
 TRAINED_COPIES = 3  # of each number that learns: gradient and Adam's two moments
 KEPT_WIDTHS, KEPT_WIDTHS_NULL = 22, 17  # numbers kept of a token by a layer, in widths; fewer without cross-attention
-KEPT_LOGITS, KEPT_LOGITS_GUIDED = 14, 20  # arrays of the size of the logits between them and the loss
+KEPT_LOGITS = 14  # arrays of the size of the logits, between them and the loss
+PART_NUMBERS = 2**20  # logits of one network that the learner makes at a time: arrays of them fit into a CPU's cache
 CODEC_ARRAYS = 3  # of the codec's widest layer at once
 T5_BYTES, CODEC_BYTES = 440_000_000, 240_000_000  # of the text encoder and the codec of every released MusicGen
 CGROUP = Path("/sys/fs/cgroup/memory.max")
@@ -122,12 +123,16 @@ def _learner_bytes(config: Config, shapes: MusicGenShapes, guided: bool) -> int:
 
 def _kept_numbers(config: Config, shapes: MusicGenShapes, guided: bool) -> int:
     """Of one micro-batch, between its forward and its backward pass."""
-    frames = round(config.sampling.seconds * shapes.frame_rate_hz)
-    widths = KEPT_WIDTHS + (KEPT_WIDTHS_NULL if guided else 0)
-    states = shapes.layers * shapes.width * (frames + max(shapes.delays)) * widths
-    arrays = KEPT_LOGITS_GUIDED if guided else KEPT_LOGITS
     rows = min(config.learner.micro_batch_size, config.learner.batch_size)
-    return rows * (states + shapes.codebooks * frames * shapes.entries * arrays)
+    frames = round(config.sampling.seconds * shapes.frame_rate_hz)
+    places = rows * (frames + max(shapes.delays))
+    widths = KEPT_WIDTHS + (KEPT_WIDTHS_NULL if guided else 0)
+    layers = shapes.layers * widths
+    if config.learner.activation_checkpointing:  # each layer's input, and all of the one that is worked out again
+        layers = shapes.layers * (2 if guided else 1) + KEPT_WIDTHS
+    of_a_frame = rows * shapes.codebooks * shapes.entries
+    logits = min(of_a_frame * frames, max(of_a_frame, PART_NUMBERS))
+    return places * shapes.width * layers + logits * KEPT_LOGITS
 
 
 def _adapter_parameters(shapes: MusicGenShapes, rank: int) -> int:
