@@ -1,14 +1,16 @@
 """The learner's step on a MusicGen against plain autograd over transformers' model, and against the processor.
 
     python -m benchmarks.musicgen_step [shape=small] [seconds=2] [rows=2] [rounds=3] [guidance=1,3] [threads=1]
-                                       [layers=24] [what=step]
+                                       [layers=24] [precisions=float32,bfloat16]
     python -m benchmarks.musicgen_step what=memory [clip=30] [kinds=plain,ours,recomputed]
 
-step: the real Learner (policy gradient, exact KL to a frozen anchor, Adam; no value network) and the same loss written
-over `MusicgenForConditionalGeneration`, in turns. Both train the very same tensors: transformers' parameters are views
-of ours, and so are its Adam's moments. Losses and gradient norms are compared before anything is timed. The floor is
-the time that the linear layers' products alone would take at the rate at which oneDNN multiplies matrices of their
-shapes, measured in every round; attention, norms and the loss come on top of it.
+step: the real Learner's gradient of one micro-batch (policy gradient, exact KL to a frozen anchor; no value network)
+and the same loss written over `MusicgenForConditionalGeneration`, in turns; beside it the update that follows once a
+step, clipping and Adam, which are the same for both. Both train the very same tensors: transformers' parameters are
+views of ours, and so are its Adam's moments. Losses and gradient norms are compared before anything is timed. The floor
+is the time that the linear layers' products alone would take at the rate at which oneDNN multiplies matrices of their
+shapes, measured in every round; attention, norms and the loss come on top of it. With precision bfloat16 (float32
+weights for Adam) ours has copies of its own, so that memory must hold all three.
 memory: the largest resident memory of a process that makes one step of one clip, all of its weights, gradients and
 moments included. Each kind is a process of its own.
 Other load on the machine hurts wall clock most, CPU time less, ratios within a round least.
@@ -23,17 +25,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from actors.records import TrainingBatch
 from benchmarks.plain_musicgen import PlainStep
 from configs.schema import LearnerConfig
 from learner.learner import Learner
+from learner.sharding import DistributedRanks, join
 from policy.checkpoint import load_policy
 from policy.linear import dense
 from policy.log_probs import gather, log_distribution
@@ -52,6 +57,7 @@ DEFAULTS = {
     "rounds": "3",
     "guidance": "1,3",
     "threads": "1",
+    "precisions": "float32",
     "what": "step",
     "clip": "30",
     "kinds": "plain,ours,recomputed",
@@ -79,6 +85,8 @@ def main(arguments: list[str]) -> int:
             _memory(directory, options)
         else:
             _steps(directory, options)
+    if dist.is_initialized():
+        dist.destroy_process_group()
     return 0
 
 
@@ -86,43 +94,69 @@ def main(arguments: list[str]) -> int:
 
 
 def _steps(directory: Path, options: dict[str, str]) -> None:
-    rows, rounds, seconds = int(options["rows"]), int(options["rounds"]), float(options["seconds"])
-    print("| guidance | plain s | ours s | plain / ours | of CPU time | floor s | ours / floor | load |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    rows, seconds = int(options["rows"]), float(options["seconds"])
+    print(
+        f"One micro-batch of {rows} clips of {seconds:g} s; seconds, medians of {options['rounds']} rounds in turns.\n"
+    )
+    print("| guidance | learner | plain | ours | plain / ours | of CPU time | floor | ours / floor | update | load |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for guidance in (float(text) for text in options["guidance"].split(",")):
         learner = _learner(directory, SamplingSettings(1.0, guidance), rows)
         batch = _batch(learner, rows, seconds)
         learner.step(batch)  # makes Adam's moments, which both use
         plain = PlainStep(learner)
         _require_same(learner, plain, batch)
-        work = _products(learner, rows, round(seconds * learner.policy.frame_rate_hz), guidance)
-        calls: dict[str, Callable[[], object]] = {
-            "plain": lambda plain=plain, batch=batch: plain.step(batch),
-            "ours": lambda learner=learner, batch=batch: learner.step(batch),
-        }
-        wall: dict[str, list[float]] = {"plain": [], "ours": [], "floor": []}
-        cpu: dict[str, list[float]] = {"plain": [], "ours": []}
-        for _ in range(rounds):
-            for name, call in calls.items():
-                begin, begin_cpu = time.perf_counter(), time.process_time()
-                call()
-                wall[name].append(time.perf_counter() - begin)
-                cpu[name].append(time.process_time() - begin_cpu)
-                learner.policy.zero_grad(set_to_none=True)
-                plain.model.zero_grad(set_to_none=True)
-            wall["floor"].append(work / _rate(learner, rows, seconds))
-        print(_row(guidance, wall, cpu), flush=True)
+        learners = {"float32": learner}
+        if "bfloat16" in options["precisions"]:
+            learners["bfloat16"] = _learner(directory, learner.sampling, rows, precision="bfloat16")
+            learners["bfloat16"].step(batch)
+        spent = _in_turns(learners, plain, batch, int(options["rounds"]))
+        work = _products(learner, rows, batch.codes.shape[2], guidance)
+        for name in learners:
+            print(_row(guidance, name, spent, work), flush=True)
 
 
-def _row(guidance: float, wall: dict[str, list[float]], cpu: dict[str, list[float]]) -> str:
-    plain, ours, floor = (statistics.median(wall[name]) for name in ("plain", "ours", "floor"))
-    cells = [f"{guidance:g}", f"{plain:.2f}", f"{ours:.2f}", _ratio(wall["plain"], wall["ours"])]
-    cells += [_ratio(cpu["plain"], cpu["ours"]), f"{floor:.2f}", _ratio(wall["ours"], wall["floor"])]
-    return f"| {' | '.join(cells)} | {os.getloadavg()[0]:.1f} |"
+Spent = dict[str, list[tuple[float, float]]]  # by what was timed: wall clock and CPU time of each round
 
 
-def _ratio(one: list[float], other: list[float]) -> str:
-    ratios = sorted(a / b for a, b in zip(one, other, strict=True))
+def _in_turns(learners: dict[str, Learner], plain: PlainStep, batch: TrainingBatch, rounds: int) -> Spent:
+    spent: Spent = defaultdict(list)
+    for _ in range(rounds):
+        spent["plain"].append(_clocked(lambda: plain.gradient(batch)))
+        spent["plain update"].append(_clocked(plain.update))
+        plain.model.zero_grad(set_to_none=True)
+        for name, learner in learners.items():
+            inputs = learner._inputs(batch)
+            spent[name].append(_clocked(lambda learner=learner, inputs=inputs: learner._accumulate(inputs)))
+            spent[f"{name} update"].append(_clocked(lambda learner=learner: _update(learner)))
+            learner.policy.zero_grad(set_to_none=True)
+            spent[f"{name} rate"].append((_rate(learner, batch, name), 0.0))
+    return spent
+
+
+def _update(learner: Learner) -> None:
+    learner._clip_gradients()
+    learner._update()
+
+
+def _clocked(call: Callable[[], object]) -> tuple[float, float]:
+    begin, begin_cpu = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - begin, time.process_time() - begin_cpu
+
+
+def _row(guidance: float, name: str, spent: Spent, work: float) -> str:
+    plain, ours = spent["plain"], spent[name]
+    floor = [(work / rate, 0.0) for rate, _ in spent[f"{name} rate"]]
+    middle = [f"{statistics.median(wall for wall, _ in each):.2f}" for each in (plain, ours, floor)]
+    update = statistics.median(wall for wall, _ in spent[f"{name} update"])
+    cells = [f"{guidance:g}", name, *middle[:2], _ratio(plain, ours, 0), _ratio(plain, ours, 1), middle[2]]
+    return f"| {' | '.join([*cells, _ratio(ours, floor, 0)])} | {update:.2f} | {os.getloadavg()[0]:.1f} |"
+
+
+def _ratio(one: list[tuple[float, float]], other: list[tuple[float, float]], clock: int) -> str:
+    """Median and range over rounds; clock: 0 wall, 1 CPU."""
+    ratios = sorted(a[clock] / b[clock] for a, b in zip(one, other, strict=True))
     return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}..{ratios[-1]:.2f})"
 
 
@@ -139,8 +173,12 @@ def _require_same(learner: Learner, plain: PlainStep, batch: TrainingBatch) -> N
 def _learner(directory: Path, sampling: SamplingSettings, rows: int, **changes: Any) -> Learner:
     settings: dict[str, Any] = {"baseline": "batch_mean", "micro_batch_size": rows, "batch_size": rows}
     config = LearnerConfig(learning_rate=RATE, warmup_steps=0, lr_schedule="constant", **settings | changes)
-    policy = load_policy(directory)
-    return Learner(policy, policy, config, sampling, total_steps=1000)
+    policy, ranks = load_policy(directory), None
+    if config.precision != "float32":
+        if not dist.is_initialized():
+            join(config, None, 60.0)
+        ranks = DistributedRanks(config)
+    return Learner(policy, policy, config, sampling, total_steps=1000, ranks=ranks)
 
 
 def _batch(learner: Learner, rows: int, seconds: float, measured: bool = True) -> TrainingBatch:
@@ -174,12 +212,12 @@ def _products(learner: Learner, rows: int, frames: int, guidance: float) -> floa
     return 4 * 2 * rows * (tokens * (passes * own + cross) + heads)
 
 
-def _rate(learner: Learner, rows: int, seconds: float) -> float:
+def _rate(learner: Learner, batch: TrainingBatch, precision: str) -> float:
     """Operations a second of oneDNN on the feed-forward layer's three products, which are most of the work."""
     shapes = learner.policy.shapes
-    tokens = rows * (round(seconds * shapes.frame_rate_hz) + max(shapes.delays))
-    x, weight = torch.randn(tokens, shapes.width), torch.randn(shapes.hidden, shapes.width)
-    grad = torch.randn(tokens, shapes.hidden)
+    tokens = len(batch) * (batch.codes.shape[2] + max(shapes.delays))
+    sizes = (tokens, shapes.width), (shapes.hidden, shapes.width), (tokens, shapes.hidden)
+    x, weight, grad = (torch.randn(size).to(getattr(torch, precision)) for size in sizes)
 
     def products() -> None:
         dense(x, weight)

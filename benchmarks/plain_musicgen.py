@@ -50,6 +50,15 @@ class PlainStep:
     def step(self, batch: TrainingBatch) -> dict[str, float]:
         """One update -> loss, gradient norm, KL."""
         self.model.zero_grad(set_to_none=True)
+        return {**self.gradient(batch), "grad_norm": self.update()}
+
+    def update(self) -> float:
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip)
+        self.adam.step()
+        return norm.item()
+
+    def gradient(self, batch: TrainingBatch) -> dict[str, float]:
+        """Adds the gradient of the batch, in one pass -> loss, KL."""
         codes, text = torch.from_numpy(batch.codes.astype(np.int64)), self._text(batch)
         log_mu, rewards = torch.from_numpy(batch.log_probs), torch.from_numpy(batch.rewards)
         log_pi = torch.log_softmax(self._logits(self.model, codes, text) / self.sampling.temperature, -1)
@@ -62,9 +71,7 @@ class PlainStep:
         policy_term = objective.policy_loss(chosen, weights, advantage, codes.numel())
         loss = objective.combine(policy_term, objective.kl_loss(kl, codes.numel()), self.config.alpha)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip)
-        self.adam.step()
-        return {"policy_loss": loss.item(), "grad_norm": norm.item(), "kl": kl.mean().item()}
+        return {"policy_loss": loss.item(), "kl": kl.mean().item()}
 
     def _text(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         """T5's states [B, L, W], worked out before, and the mask of the words [B, L]."""

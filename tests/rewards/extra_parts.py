@@ -73,11 +73,16 @@ def environment_of(model: str) -> str:
 
 def original(model: str, environment: str, folder: Path, *words: str) -> dict[str, np.ndarray]:
     """Runs the package's own code in its environment -> what it answered; its checkpoint is in `folder`."""
+    run_original(model, environment, folder, *words)
+    return dict(np.load(folder / "expected.npz"))
+
+
+def run_original(model: str, environment: str, folder: Path, *words: str) -> None:
+    """`words`: what its script takes beside the folder."""
     command = [f"{environment}/bin/python", str(ORIGINALS / f"{model}_original.py"), str(folder), *words]
     own = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
-    return dict(np.load(folder / "expected.npz"))
 
 
 def sounds(seconds: float = 3.0, rate_hz: int = 48_000, count: int = 3, seed: int = 0) -> ClipBatch:

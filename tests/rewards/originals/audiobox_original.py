@@ -1,4 +1,7 @@
-"""Run by audiobox's environment: its own code with random weights -> a checkpoint, and what it says of fixed sounds."""
+"""Run by audiobox's environment: its own code with random weights -> a checkpoint, and what it says of fixed sounds.
+
+`audiobox_original.py FOLDER [weights]`: with the word, the checkpoint alone.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,15 @@ from audiobox_aesthetics.model.aes import AXES_NAME, AesMultiOutput  # noqa: E40
 from safetensors.torch import save_file  # noqa: E402
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, only_weights: bool) -> None:
     torch.manual_seed(0)
     target = {name: {"mean": 5.0 + place, "std": 1.0 + 0.1 * place} for place, name in enumerate(AXES_NAME)}
     config = {"proj_num_layer": 5, "proj_ln": True, "nth_layer": 13, "target_transform": target}
     model = AesMultiOutput(**config).eval()
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
+    if only_weights:
+        return
     predictor = AesPredictor.__new__(AesPredictor)
     predictor.data_col, predictor.sample_rate, predictor.device = "path", 16_000, torch.device("cpu")
     predictor.model = model
@@ -38,4 +43,4 @@ def main(folder: Path) -> None:
     np.savez(folder / "expected.npz", **expected)
 
 
-main(Path(sys.argv[1]))
+main(Path(sys.argv[1]), sys.argv[2:] == ["weights"])
