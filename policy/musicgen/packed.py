@@ -9,6 +9,7 @@ Letters: B rows, R = B or, guided, 2 B with the null condition's after the other
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
 
 import numpy as np
@@ -105,8 +106,9 @@ class PackedMusicGen:
 
     @torch.no_grad()
     def __init__(self, policy: MusicGen, precision: Precision = "float32") -> None:
-        self.policy, self.shapes, self.half = policy, policy.shapes, precision == "bfloat16"
+        self.prompts, self.shapes, self.half = policy.prompts, policy.shapes, precision == "bfloat16"
         trunk = policy.trunk
+        self.project_text = copy.deepcopy(trunk.project_text)
         self.tables = np.stack([as_array(table.weight) for table in trunk.embed_codes])  # type: ignore[arg-type]
         self.positions, self.norm = as_array(trunk.positions), Norm(trunk.norm)
         self.layers = [PackedLayer(layer, precision) for layer in trunk.blocks]
@@ -125,8 +127,9 @@ class Text:
     @torch.no_grad()
     def __init__(self, weights: PackedMusicGen, text: Tensor) -> None:
         different, text_of = torch.unique(text, dim=0, return_inverse=True)
-        states = weights.policy.trunk.condition(different)
-        assert states is not None
+        states = weights.prompts.states(different).float()
+        if weights.project_text is not None:
+            states = weights.project_text(states)
         known = different != PAD
         self.texts, self.counts = text_of.numpy().astype(np.int64), known.sum(1).numpy().astype(np.int64)
         heads, width = weights.shapes.heads, weights.shapes.width // weights.shapes.heads

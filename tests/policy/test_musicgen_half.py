@@ -96,9 +96,11 @@ def test_products_of_pairs(rows: int, inputs: int, outputs: int) -> None:
     assert pairs_of(taken).shape == (rows, taken.shape[1] // 2)
 
 
-def test_what_is_no_number_stays_so() -> None:
-    x = np.array([[np.nan, np.inf, -np.inf, 3.4e38, 1e-40, -0.0]], np.float32)
-    out = room((1, 32), True)
+def test_numbers_are_rounded_as_torch_rounds_them() -> None:
+    """Ties to even, beyond the largest to infinity; what is no number stays so."""
+    odd = [1 + 2.0**-8, 1 + 3 * 2.0**-8, -1 - 2.0**-8, np.nan, np.inf, -np.inf, 3.4e38, 1e-40, -0.0]
+    silent = np.array([0x7F800001, 0x7FFFFFFF], np.uint32).view(np.float32)  # not numbers, told in the lowest bits
+    x, out = np.concatenate([np.array(odd, np.float32), silent])[None], room((1, 32), True)
     decoder.fill(x, out)
-    found = torch.from_numpy(out[:, :6].view(np.int16)).view(torch.bfloat16).float()
+    found = torch.from_numpy(out[:, : x.shape[1]].view(np.int16)).view(torch.bfloat16).float()
     assert torch.equal(found.nan_to_num(7), torch.from_numpy(x).bfloat16().float().nan_to_num(7))

@@ -39,7 +39,7 @@ def test_sampler_and_learner_agree_on_every_cell(policy: Any, guidance: float, t
     assert log_probs.std() > 0.1
 
 
-@pytest.mark.parametrize("shapes", [RandomShapes(width=40, heads=4, entries=32), RandomShapes(width=96, heads=1)])
+@pytest.mark.parametrize("shapes", [RandomShapes(width=30, heads=2, entries=32), RandomShapes(width=96, heads=1)])
 def test_heads_of_any_width_over_many_places(shapes: RandomShapes, tmp_path: Path) -> None:
     subject, settings = load_policy(write_random(tmp_path / "m", shapes)), SamplingSettings(1.0, 2.0)
     text = subject.encode_text([*PROMPTS, "slow " * 40])
@@ -70,10 +70,8 @@ def test_new_weights_are_used_after_refresh_and_not_before(policy: Any) -> None:
     sampler = sampler_of(changed)
     before = sampler.sample(text, [1, 2, 3], FRAMES, settings)[1]
     with torch.no_grad():
-        for name, parameter in changed.named_parameters():
-            if "qkv" in name or "heads" in name:
-                parameter += 0.1
-                parameter *= 0.5
+        for parameter in changed.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape)
     assert torch.equal(sampler.sample(text, [1, 2, 3], FRAMES, settings)[1], before)
     sampler.refresh()
     codes, after = sampler.sample(text, [1, 2, 3], FRAMES, settings)

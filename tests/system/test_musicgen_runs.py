@@ -65,3 +65,12 @@ def test_an_asynchronous_run_keeps_its_bound(world: MusicGenWorld, tmp_path: Pat
     rows = metrics_of(tmp_path / "run")
     assert len(rows) == STEPS and max(row["staleness_max"] for row in rows) <= 2
     check_trained_once(tmp_path / "run")
+
+
+def test_a_sampler_in_half_precision_is_reported_and_corrected(world: MusicGenWorld, tmp_path: Path) -> None:
+    world.run(tmp_path / "run", actors__generator_precision="bfloat16")
+    rows = metrics_of(tmp_path / "run")
+    assert len(rows) == STEPS and rows[0]["kl"] == pytest.approx(0, abs=1e-6)
+    for row in rows:
+        assert row["staleness_max"] == 0 and 1e-4 < row["sampler_mismatch"] < 0.1
+        assert row["importance_weight_max"] > 1.001
