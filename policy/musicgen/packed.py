@@ -9,7 +9,6 @@ Letters: B rows, R = B or, guided, 2 B with the null condition's after the other
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Literal
 
 import numpy as np
@@ -38,7 +37,9 @@ class Packed:
     def __init__(self, weight: Tensor, precision: Precision) -> None:
         self.outputs, self.inputs = weight.shape
         self.half = precision == "bfloat16"
-        filled = nn.functional.pad(weight.detach().cpu(), (0, -self.inputs % PAIR_STEP))
+        filled, missing = weight.detach().cpu(), -self.inputs % PAIR_STEP
+        if missing:
+            filled = nn.functional.pad(filled, (0, missing))
         self.panels: Any = pack(_pairs(filled)) if self.half else pack(lent(filled.float()))
 
     def inputs_of(self, rows: int) -> Numbers:
@@ -108,7 +109,8 @@ class PackedMusicGen:
     def __init__(self, policy: MusicGen, precision: Precision = "float32") -> None:
         self.prompts, self.shapes, self.half = policy.prompts, policy.shapes, precision == "bfloat16"
         trunk = policy.trunk
-        self.project_text = copy.deepcopy(trunk.project_text)
+        text = trunk.project_text
+        self.project_text = None if text is None else (Packed(text.weight, "float32"), as_array(text.bias))
         self.tables = np.stack([as_array(table.weight) for table in trunk.embed_codes])  # type: ignore[arg-type]
         self.positions, self.norm = as_array(trunk.positions), Norm(trunk.norm)
         self.layers = [PackedLayer(layer, precision) for layer in trunk.blocks]
@@ -116,43 +118,52 @@ class PackedMusicGen:
         whole = sum(parameter.numel() for parameter in policy.parameters())
         self.small = whole * (2 if self.half else 4) <= SMALL_BYTES
 
+    def projected(self, states: Tensor) -> Floats:
+        """T5's states of one text [S, W] -> [S, D]."""
+        if self.project_text is None or not len(states):
+            return as_array(states)
+        project, bias = self.project_text
+        x = project.inputs_of(len(states))
+        decoder.fill(as_array(states), x)
+        return project(x, project.outputs_of(len(states))) + bias
+
     def condition(self, text: Tensor) -> Text | None:
-        """The texts' keys and values in every layer; None if no row [B, L] has a prompt."""
+        """The keys and values of texts [N, L] in every layer; None if none has a prompt."""
         return Text(self, text) if bool((text != PAD).any()) else None
 
 
 class Text:
-    """What cross-attention attends to: the U different texts of B rows, each computed once."""
+    """What cross-attention attends to: the U different ones of texts [N, L], each computed once."""
 
     @torch.no_grad()
     def __init__(self, weights: PackedMusicGen, text: Tensor) -> None:
         different, text_of = torch.unique(text, dim=0, return_inverse=True)
-        states = weights.prompts.states(different).float()
-        if weights.project_text is not None:
-            states = weights.project_text(states)
-        known = different != PAD
-        self.texts, self.counts = text_of.numpy().astype(np.int64), known.sum(1).numpy().astype(np.int64)
+        states, known = weights.prompts.states(different).float(), different != PAD
+        found = [weights.projected(row[places]) for row, places in zip(states, known, strict=True)]
+        self.place_of, self.counts = text_of.numpy().astype(np.int64), known.sum(1).numpy().astype(np.int64)
         heads, width = weights.shapes.heads, weights.shapes.width // weights.shapes.heads
-        shapes = decoder.cache_shapes(len(different), heads, int(self.counts.max()), width)
+        shapes = decoder.cache_shapes(len(found), heads, int(self.counts.max()), width)
         self.layers = [tuple(room(shape, weights.half) for shape in shapes) for _ in weights.layers]
         for layer, caches in zip(weights.layers, self.layers, strict=True):
-            for place, count in enumerate(self.counts):
-                if count:
-                    x = layer.cross_key_value.inputs_of(int(count))
-                    decoder.fill(as_array(states[place][known[place]]), x)
-                    found = layer.cross_key_value(x, layer.cross_key_value.outputs_of(int(count)))
-                    decoder.keep_text(found.reshape(int(count), 2, heads, width), *caches, place)
+            for place, rows in enumerate(found):
+                if len(rows):
+                    x = layer.cross_key_value.inputs_of(len(rows))
+                    decoder.fill(rows, x)
+                    both = layer.cross_key_value(x, layer.cross_key_value.outputs_of(len(rows)))
+                    decoder.keep_text(both.reshape(len(rows), 2, heads, width), *caches, place)
 
 
 class Steps:
-    """One call's caches and buffers, for rows [B] of at most `steps` steps."""
+    """Caches and buffers of `rows` rows of at most `steps` steps; a row whose place is 0 begins anew. `texts` [B] says
+    which text each is conditioned on."""
 
-    def __init__(self, weights: PackedMusicGen, text: Tensor, steps: int, guidance: float, shared: bool) -> None:
+    def __init__(
+        self, weights: PackedMusicGen, text: Text | None, rows: int, steps: int, guidance: float, shared: bool
+    ) -> None:
         shapes, first = weights.shapes, weights.layers[0]
         self.weights, self.guidance, self.shared = weights, np.float32(guidance), shared
-        self.guided, self.rows = guidance != 1.0, len(text)
+        self.guided, self.rows, self.text, self.texts = guidance != 1.0, rows, text, np.zeros(rows, np.int64)
         self.copies = self.rows * (2 if self.guided else 1)
-        self.text = weights.condition(text)
         width = shapes.width // shapes.heads
         caches = decoder.cache_shapes(self.copies, shapes.heads, steps, width)
         # of all layers in one piece, which the system then maps in large pages
@@ -181,8 +192,8 @@ class Steps:
                 layer.cross_query(
                     layer.norm_cross(x[:rows], added[:rows], self.normed[:rows]), self.queries, self.shared
                 )
-                text, (keys, values) = self.text, self.text.layers[place]
-                decoder.attend_text(self.query_heads, text.texts, text.counts, keys, values, self.attended[:rows])
+                counts, (keys, values) = self.text.counts, self.text.layers[place]
+                decoder.attend_text(self.query_heads, self.texts, counts, keys, values, self.attended[:rows])
                 layer.cross_out(self.attended[:rows], added[:rows], self.shared)
             layer.hidden(layer.norm_hidden(x, added, self.normed), self.hidden, self.shared)
             decoder.gelu(self.hidden, self.activated)

@@ -18,12 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.layout import EMPTY
-from policy.compiled.draw import draw as draw_rows
-from policy.compiled.draw import draw_shapes
 from policy.linear import kernels_serve
 from policy.musicgen.model import MusicGen
-from policy.musicgen.packed import PackedMusicGen, Precision, Steps
+from policy.musicgen.packed import PackedMusicGen, Precision
+from policy.musicgen.slots import Slots
 from policy.musicgen.torch_steps import TorchSteps, draw
 from policy.port import SamplingSettings
 from policy.sampler import uniform_noise
@@ -59,55 +57,62 @@ class MusicGenSampler:
 
         Raises ValueError where rows and seeds differ in number or `frames` is not in 1..max_frames.
         """
-        shapes = self.policy.shapes
-        if len(seeds) != len(text) or not 1 <= frames <= shapes.max_frames:
-            got = f"{len(text)} rows, {len(seeds)} seeds, {frames} frames"
-            raise ValueError(f"sample: got {got}, allowed one seed a row, 1 to {shapes.max_frames} frames")
-        noise = uniform_noise(seeds, frames, shapes.codebooks)  # [T, K, B]
+        self._check(text, seeds, frames)
         if self.packed is None:
-            return self._sample_by_torch(text, noise, settings)
-        codes, log_probs = (
-            text.new_zeros(len(text), shapes.codebooks, frames, dtype=kind) for kind in (torch.int64, torch.float32)
-        )
-        small = self.packed.small
+            return self._sample_by_torch(text, uniform_noise(seeds, frames, self.policy.shapes.codebooks), settings)
+        return self._sample_packed(self.packed, text, seeds, [frames] * len(text), settings, len(text))
+
+    @torch.no_grad()
+    def sample_each(
+        self, text: Tensor, seeds: Sequence[int], frames: Sequence[int], settings: SamplingSettings, slots: int
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Clips of different lengths, at most `slots` at a time; one that ends makes room for the next at once.
+
+        They begin in their order: with the long ones first, the fewest slots stay empty at the end. Where threads take
+        clips of their own, which is with small weights, each has so many slots.
+
+        text [N, L], a seed and a number of frames for each -> of each, codes [K, T] and log-probabilities [K, T]: what
+        `sample` gives it alone. Raises ValueError as `sample` does.
+        """
+        for count in frames:
+            self._check(text, seeds, count)
+        if self.packed is None:
+            alone = [self.sample(text[n : n + 1], seeds[n : n + 1], count, settings) for n, count in enumerate(frames)]
+            return [(codes[0], log_probs[0]) for codes, log_probs in alone]
+        found = self._sample_packed(self.packed, text, seeds, frames, settings, slots)
+        return [(codes[:, :count], chances[:, :count]) for count, codes, chances in zip(frames, *found, strict=True)]
+
+    def _check(self, text: Tensor, seeds: Sequence[int], frames: int) -> None:
+        most = self.policy.shapes.max_frames
+        if len(seeds) != len(text) or not 1 <= frames <= most:
+            got = f"{len(text)} rows, {len(seeds)} seeds, {frames} frames"
+            raise ValueError(f"sample: got {got}, allowed one seed a row, 1 to {most} frames")
+
+    def _sample_packed(
+        self,
+        packed: PackedMusicGen,
+        text: Tensor,
+        seeds: Sequence[int],
+        frames: Sequence[int],
+        settings: SamplingSettings,
+        slots: int,
+    ) -> tuple[Tensor, Tensor]:
+        """-> codes and log-probabilities [N, K, T], T the greatest number of frames."""
+        noise = uniform_noise(seeds, max(frames), packed.shapes.codebooks).permute(2, 1, 0).numpy()  # [N, K, T]
+        codes, log_probs = np.zeros(noise.shape, np.int64), np.zeros(noise.shape, np.float32)
+        known, counts = packed.condition(text), np.array(frames)
+        texts = np.zeros_like(counts) if known is None else known.place_of
 
         def work(begin: int, end: int) -> None:
-            with torch.inference_mode():  # of this thread
-                found = self._sample_packed(text[begin:end], noise[..., begin:end], settings, shared=not small)
-            codes[begin:end], log_probs[begin:end] = found
+            own = slice(begin, end)
+            clips = Slots(packed, known, texts[own], counts[own], min(slots, end - begin), settings)
+            clips.run(noise[own], codes[own], log_probs[own])
 
-        if small:
+        if packed.small:
             share_rows(len(text), LEAST_ROWS, work)
         else:
             work(0, len(text))
-        return codes, log_probs
-
-    def _sample_packed(
-        self, text: Tensor, noise: Tensor, settings: SamplingSettings, shared: bool
-    ) -> tuple[Tensor, Tensor]:
-        """noise [T, K, B] -> codes and log-probabilities [B, K, T]."""
-        assert self.packed is not None
-        shapes, (frames, books, rows) = self.policy.shapes, noise.shape
-        layout = self.policy.trunk.layout(frames)
-        frame_of = np.array(layout.frame[1:])  # [S, K], of what is drawn at each step
-        drawn = frame_of != EMPTY
-        uniform = noise.numpy()[frame_of, np.arange(books)] * drawn[..., None]  # [S, K, B]
-        uniform = np.ascontiguousarray(uniform.transpose(0, 2, 1)).reshape(len(drawn), -1)
-        steps = Steps(self.packed, text, len(drawn), settings.guidance_scale, shared)
-        shown = np.full((rows, books), shapes.entries)
-        codes, chances = np.empty((len(drawn), rows, books), np.int64), np.empty((len(drawn), rows, books), np.float32)
-        scratch = [np.zeros(length, np.float32) for length in draw_shapes(shapes.entries)]
-        chosen = np.float32(1), np.float32(settings.temperature)  # the logits are guided already
-        logits = steps.logits.reshape(rows * books, -1)
-        for step in range(len(drawn)):
-            steps.next(shown, np.full(rows, step))
-            tokens = codes[step].reshape(-1), chances[step].reshape(-1)
-            draw_rows(logits, shapes.entries, *chosen, uniform[step], *scratch, *tokens)
-            np.copyto(shown, np.where(drawn[step], codes[step], shapes.entries))
-        found = (torch.from_numpy(part).permute(1, 2, 0) for part in (codes, chances))  # [B, K, S]
-        places = torch.arange(frames) + torch.tensor(shapes.delays)[:, None]
-        codes_of, log_probs = (part.gather(2, places.expand(rows, -1, -1)) for part in found)
-        return codes_of, log_probs
+        return torch.from_numpy(codes), torch.from_numpy(log_probs)
 
     def _sample_by_torch(self, text: Tensor, noise: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:
         """noise [T, K, B] -> codes and log-probabilities [B, K, T]."""

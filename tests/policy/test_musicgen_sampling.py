@@ -12,6 +12,7 @@ import torch
 from codec.layout import delay_pattern
 from policy.checkpoint import load_policy
 from policy.log_probs import gather, log_distribution
+from policy.musicgen.packed import PRECISIONS, Precision, Steps
 from policy.musicgen.random_checkpoint import RandomShapes, write_random
 from policy.musicgen.torch_steps import group_size
 from policy.port import SamplingSettings
@@ -47,6 +48,31 @@ def test_heads_of_any_width_over_many_places(shapes: RandomShapes, tmp_path: Pat
     with torch.no_grad():
         taught = gather(log_distribution(subject, codes, text, settings), codes)
     assert (taught - log_probs).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("slots", [1, 2, 9])
+def test_clips_of_different_lengths_do_not_wait(policy: Any, slots: int, precision: Precision) -> None:
+    """Each is what it is alone, to the bit, whoever was in its slot before."""
+    settings, sampler = SamplingSettings(0.8, 3.0), sampler_of(policy, precision)
+    prompts, frames = [*PROMPTS, PROMPTS[1], PROMPTS[0]], [40, 2, 7, 35, 1]
+    text = policy.encode_text(prompts)
+    found = sampler.sample_each(text, range(5), frames, settings, slots)
+    for row, (codes, log_probs) in enumerate(found):
+        alone, own = sampler.sample(text[row : row + 1], [row], frames[row], settings)
+        assert torch.equal(codes, alone[0]) and torch.equal(log_probs, own[0])
+    with pytest.raises(ValueError, match="one seed a row"):
+        sampler.sample_each(text, range(5), [3, 3, 0, 3, 3], settings, slots)
+
+
+def test_slots_are_refilled_at_once(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four clips of 10 steps and one of 40, in two slots: 40 steps, not 10 + 40 + 10 + 10."""
+    taken, steps = [], Steps.next
+    monkeypatch.setattr(Steps, "next", lambda self, *given: (taken.append(1), steps(self, *given))[1])
+    late = max(policy.shapes.delays)
+    frames = [40 - late, *[10 - late] * 4]
+    sampler_of(policy).sample_each(policy.encode_text(["slow piano"] * 5), range(5), frames, SamplingSettings(), 2)
+    assert len(taken) == 40
 
 
 @pytest.mark.parametrize("small", [True, False], ids=["rows", "columns"])
@@ -85,6 +111,8 @@ def test_modules_that_no_kernel_serves_are_sampled_by_torch(policy: Any) -> None
     text = policy.encode_text([prompt for prompt in PROMPTS for _ in range(2)])
     codes, log_probs = sampler_of(wide).sample(text, range(6), FRAMES, settings)
     compiled, others = sampler_of(policy).sample(text, range(6), FRAMES, settings)
+    ((first, _), (second, _)) = sampler_of(wide).sample_each(text[:2], [0, 1], [FRAMES, 2], settings, 2)
+    assert torch.equal(first, codes[0]) and torch.equal(second[0], codes[1, 0, :2])
     assert torch.equal(codes, compiled) and (log_probs - others).abs().max() < 1e-5
 
 
