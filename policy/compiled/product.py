@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba.core import types
+from numba.core import cgutils, types
 
 from policy.compiled.half import add_product
 from policy.compiled.once import compiled
@@ -19,6 +19,7 @@ from policy.compiled.simd import INTS, LANES, VECTOR, Floats, array_data, intrin
 # A tile's sums stay in registers: AVX-512 has 32 of 16 numbers; with others, a vector here is several of theirs.
 TILE_ROWS, TILE_VECTORS = (8, 2) if binding.get_host_cpu_features().get("avx512f") else (6, 1)
 TILE_COLUMNS = TILE_VECTORS * LANES
+LINE = 16  # numbers of a cache line
 ROWS_AT_ONCE = 64  # of x, which then stay in the cache while the weights pass by
 
 
@@ -59,14 +60,17 @@ def columns(x: Floats, panels: Floats, begin_panel: int, end_panel: int, out: Fl
     edge = np.empty(TILE_ROWS * TILE_COLUMNS, np.float32)
     for begin in range(0, rows, ROWS_AT_ONCE):
         end = min(begin + ROWS_AT_ONCE, rows)
+        share = TILE_COLUMNS // ((end - begin + TILE_ROWS - 1) // TILE_ROWS)  # of the next panel, fetched by each tile
         for column in range(first, behind, TILE_COLUMNS):
-            whole = column + TILE_COLUMNS <= outputs
+            whole, panel = column + TILE_COLUMNS <= outputs, column * inputs
             for row in range(begin, end, TILE_ROWS):
                 last = min(TILE_ROWS, end - row) - 1
+                ahead = panel + TILE_COLUMNS * inputs + (row - begin) // TILE_ROWS * share * inputs
                 if whole:
-                    _tile(x, row * inputs, inputs, last, panels, column * inputs, out, row * outputs + column, outputs)
+                    to = row * outputs + column
+                    _tile(x, row * inputs, inputs, last, panels, panel, ahead, share, out, to, outputs)
                     continue
-                _tile(x, row * inputs, inputs, last, panels, column * inputs, edge, 0, TILE_COLUMNS)
+                _tile(x, row * inputs, inputs, last, panels, panel, ahead, share, edge, 0, TILE_COLUMNS)
                 for r in range(last + 1):
                     for c in range(outputs - column):
                         out[(row + r) * outputs + column + c] = edge[r * TILE_COLUMNS + c]
@@ -74,23 +78,35 @@ def columns(x: Floats, panels: Floats, begin_panel: int, end_panel: int, out: Fl
 
 @intrinsic
 def _tile(
-    typing: Any, x: Any, at: Any, depth: Any, last: Any, panels: Any, begin: Any, out: Any, to: Any, step: Any
+    typing: Any,
+    x: Any,
+    at: Any,
+    depth: Any,
+    last: Any,
+    panels: Any,
+    begin: Any,
+    ahead: Any,
+    share: Any,
+    out: Any,
+    to: Any,
+    step: Any,
 ) -> Any:
     """TILE_ROWS rows, `depth` numbers each, from x[at] on, by one panel -> out[to], rows `step` apart.
 
-    Only the rows 0, ..., last exist: the last is worked out again in place of those behind it.
+    Only the rows 0, ..., last exist: the last is worked out again in place of those behind it. Meanwhile panels[ahead]
+    and what follows are fetched into the cache, `share` numbers for each of depth.
     """
     index, paired = types.intp, panels.dtype == types.uint32
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         lanes = INTS if paired else VECTOR
-        _, at, depth, last, _, begin, _, to, step = values
-        source, weights, target = (array_data(context, builder, signature, values, place) for place in (0, 4, 6))
+        _, at, depth, last, _, begin, ahead, share, _, to, step = values
+        source, weights, target = (array_data(context, builder, signature, values, place) for place in (0, 4, 8))
         number = at.type
         existing = [ir.Constant(number, row) for row in range(TILE_ROWS)]
         existing = [builder.select(builder.icmp_signed("<", row, last), row, last) for row in existing]
         rows = [builder.gep(source, [builder.add(at, builder.mul(row, depth))]) for row in existing]
-        weights = builder.gep(weights, [begin])
+        following_panel, weights = builder.gep(weights, [ahead]), builder.gep(weights, [begin])
         before, inside = builder.block, builder.append_basic_block("inside")
         after = builder.append_basic_block("after")
         builder.branch(inside)
@@ -104,6 +120,9 @@ def _tile(
             )
             for v in range(TILE_VECTORS)
         ]
+        fetched = builder.mul(k, share)
+        for place in range(0, TILE_COLUMNS, LINE):
+            _fetch(builder, builder.gep(following_panel, [builder.add(fetched, ir.Constant(number, place))]))
         added = []
         for row, line in zip(rows, sums, strict=True):
             factor = splat_of(builder, builder.load(builder.gep(row, [k])), lanes)
@@ -123,4 +142,13 @@ def _tile(
                 builder.store(result, vector_at(builder, target, place), align=4)
         return context.get_dummy_value()
 
-    return types.none(x, index, index, index, panels, index, out, index, index), generate
+    return types.none(x, index, index, index, panels, index, index, index, out, index, index), generate
+
+
+def _fetch(builder: Any, pointer: Any) -> None:
+    """A hint, which never fails: into the second-level cache."""
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    read, second_level, data = (ir.Constant(number, value) for value in (0, 2, 1))
+    builder.call(function, [builder.bitcast(pointer, byte), read, second_level, data])
