@@ -13,7 +13,7 @@ from policy.checkpoint import load_policy
 from policy.compiled import decoder
 from policy.compiled.half import pairs_of
 from policy.log_probs import gather, log_distribution
-from policy.musicgen.packed import Packed, room
+from policy.musicgen.packed import Packed, PackedMusicGen, Steps, room
 from policy.musicgen.random_checkpoint import RandomShapes, write_random
 from policy.port import SamplingSettings
 from policy.samplers import sampler_of
@@ -64,6 +64,15 @@ def test_a_row_depends_on_its_prompt_and_seed_alone(policy: Any) -> None:
     together, log_probs = sampler.sample(text, [1, 2, 3], 5, SETTINGS)
     alone, own = sampler.sample(text[1:2], [2], 5, SETTINGS)
     assert torch.equal(alone[0], together[1]) and torch.equal(own[0], log_probs[1])
+
+
+def test_caches_and_weights_have_sixteen_bits(policy: Any) -> None:
+    packed = PackedMusicGen(policy, "bfloat16")
+    text = packed.condition(policy.encode_text(PROMPTS))
+    assert text is not None
+    steps = Steps(packed, text, 3, 10, 3.0, shared=False)
+    assert {cache.dtype.itemsize for cache in (*steps.caches, *text.layers[0], steps.normed, steps.attended)} == {2}
+    assert packed.layers[0].qkv.panels.nbytes == 2 * policy.trunk.layers[0].qkv.weight.numel()
 
 
 def test_modules_of_another_kind_are_rounded_too(policy: Any, tmp_path: Path) -> None:
