@@ -1,15 +1,16 @@
 """The MusicGen sampler against transformers' `generate`, in turns on the same random weights and prompts.
 
-    python -m benchmarks.musicgen_sampler [shape=tiny,small] [guidance=1,3] [what=generate,groups] [rows=16] [group=4]
-                                          [frames=0] [rounds=5] [seconds=120] [threads=1]
+    python -m benchmarks.musicgen_sampler [shape=tiny,small] [guidance=1,3] [what=generate,groups,lengths]
+                                          [rows=16] [group=4] [frames=0] [rounds=5] [seconds=120] [threads=1]
 
 shape: tiny is 256 wide, 6 layers, 512 entries a codebook; small is that of MusicGen small (1024, 24, 2048; about 7 GB
 of memory). transformers samples with top-k 250, as its users do, and its codec is left out (codes, not sound).
 frames 0: 100 of the tiny shape, 10 of the small one. Each guidance ends after `rounds` rounds or `seconds` seconds.
 
 Prints markdown tables. generate: a step's wall clock and CPU time, and how often transformers takes that of ours in the
-same round, median and range. groups: one call with `group` samples of each prompt against as many calls with one. Other
-load on the machine hurts all; CPU time least, as it does not count waiting. Floors: a step's arithmetic at the rate of
+same round, median and range. groups: one call with `group` samples of each prompt against as many calls with one.
+lengths: clips of a tenth of `frames` up to all of them in `rows` slots against batches, each as long as its longest clip.
+Other load on the machine hurts all; CPU time least, as it does not count waiting. Floors: a step's arithmetic at the rate of
 the compiled product on weights in the cache, and reading weights and caches once from memory.
 """
 
@@ -37,6 +38,7 @@ from configs.command_line import exit_status_of, parse_settings
 from configs.setting import setting
 from policy.checkpoint import load_policy
 from policy.musicgen.random_checkpoint import RandomShapes, write_random
+from policy.musicgen.sampler import MusicGenSampler
 from policy.port import SamplingSettings
 from policy.samplers import PolicySampler, sampler_of
 
@@ -46,7 +48,8 @@ SHAPES = {
 }
 FRAMES = {"tiny": 100, "small": 10}
 WARM_UP_FRAMES = 3
-TABLES = ("generate", "groups")
+BATCHES = 3  # of clips of different lengths
+TABLES = ("generate", "groups", "lengths")
 PROMPTS = ("slow piano", "upbeat jazz guitar with drums", "dark drone", "cheerful folk with violin and harmonica")
 Call = Callable[[int], object]  # with a number of frames
 
@@ -57,7 +60,7 @@ class Settings:
 
     shape: str = "tiny,small"
     guidance: str = "1,3"
-    what: str = "generate,groups"
+    what: str = "generate,groups,lengths"
     rows: int = 16
     group: int = 4
     frames: int = setting(0, "0: those of the shape", at_least=0)
@@ -97,6 +100,8 @@ def _run(arguments: Sequence[str]) -> None:
             against_generate(policy, theirs, settings, scales, count)
         if "groups" in tables:
             groups_against_single_ones(policy, settings, scales, count)
+        if "lengths" in tables:
+            slots_against_batches(policy, settings, scales, count)
 
 
 def _of(text: str, field: str, allowed: Sequence[str] | dict[str, RandomShapes]) -> list[str]:
@@ -153,17 +158,48 @@ def groups_against_single_ones(policy: Any, settings: Settings, scales: Sequence
         calls = {"group": sample(sampler, grouped, guidance)}
         calls["single"] = repeated(sample(sampler, single, guidance), settings.group)
         spent = in_turns(calls, frames, settings)
-        one, many = spent["group"], spent["single"]
-        cells = [
-            f"{guidance:g} | {len(prompts)} | {settings.group}",
-            f"{1e3 * statistics.median(each.wall for each in one):.0f}",
-            f"{1e3 * statistics.median(each.wall for each in many):.0f}",
-            _ratio([slow.wall / fast.wall for slow, fast in zip(many, one, strict=True)]),
-            _ratio([slow.cpu / fast.cpu for slow, fast in zip(many, one, strict=True)]),
-            f"{os.getloadavg()[0]:.1f}",
-        ]
+        cells = [f"{guidance:g} | {len(prompts)} | {settings.group}", *_compared(spent["group"], spent["single"])]
         print("| " + " | ".join(cells) + " |", flush=True)
     print()
+
+
+def slots_against_batches(policy: Any, settings: Settings, scales: Sequence[float], frames: int) -> None:
+    """The table of clips of different lengths in slots, against batches that wait for their longest."""
+    rows, sampler = settings.rows, sampler_of(policy)
+    assert isinstance(sampler, MusicGenSampler)
+    lengths = torch.linspace(0.1, 1, BATCHES * rows)[
+        torch.randperm(BATCHES * rows, generator=torch.Generator().manual_seed(0))
+    ]
+    text = policy.encode_text([PROMPTS[place % len(PROMPTS)] for place in range(len(lengths))])
+    print("| guidance | clips | slots | in slots, ms | in batches, ms | batches / slots, wall clock | ", end="")
+    print("batches / slots, CPU | load |\n|---|---|---|---|---|---|---|---|")
+    for guidance in scales:
+        chosen = SamplingSettings(1.0, guidance)
+
+        def each(most: int, chosen: SamplingSettings = chosen) -> object:
+            counts = sorted((max(1, round(most * share)) for share in lengths.tolist()), reverse=True)
+            return sampler.sample_each(text, range(len(counts)), counts, chosen, rows)
+
+        def batches(most: int, chosen: SamplingSettings = chosen) -> object:
+            counts = [max(1, round(most * share)) for share in lengths.tolist()]
+            parts = [slice(begin, begin + rows) for begin in range(0, len(counts), rows)]
+            return [sampler.sample(text[part], range(rows), max(counts[part]), chosen) for part in parts]
+
+        spent = in_turns({"slots": each, "batches": batches}, frames, settings)
+        cells = [f"{guidance:g} | {len(lengths)} | {rows}", *_compared(spent["slots"], spent["batches"])]
+        print("| " + " | ".join(cells) + " |", flush=True)
+    print()
+
+
+def _compared(fast: list[Spent], slow: list[Spent]) -> list[str]:
+    """Cells: ms of both, ratios of wall clock and CPU time, load."""
+    return [
+        f"{1e3 * statistics.median(each.wall for each in fast):.0f}",
+        f"{1e3 * statistics.median(each.wall for each in slow):.0f}",
+        _ratio([one.wall / other.wall for one, other in zip(slow, fast, strict=True)]),
+        _ratio([one.cpu / other.cpu for one, other in zip(slow, fast, strict=True)]),
+        f"{os.getloadavg()[0]:.1f}",
+    ]
 
 
 def in_turns(calls: dict[str, Call], frames: int, settings: Settings) -> dict[str, list[Spent]]:
