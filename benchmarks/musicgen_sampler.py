@@ -7,11 +7,12 @@ shape: tiny is 256 wide, 6 layers, 512 entries a codebook; small is that of Musi
 of memory). transformers samples with top-k 250, as its users do, and its codec is left out (codes, not sound).
 frames 0: 100 of the tiny shape, 10 of the small one. Each guidance ends after `rounds` rounds or `seconds` seconds.
 
-Prints markdown tables. generate: a step's wall clock and CPU time, and how often transformers takes that of ours in the
-same round, median and range. groups: one call with `group` samples of each prompt against as many calls with one.
-lengths: clips of a tenth of `frames` up to all of them in `rows` slots against batches, each as long as its longest clip.
-Other load on the machine hurts all; CPU time least, as it does not count waiting. Floors: a step's arithmetic at the rate of
-the compiled product on weights in the cache, and reading weights and caches once from memory.
+Prints markdown tables. generate: a step's wall clock and CPU time, how often transformers takes that of ours in the same
+round, median and range, and how far log-probabilities are from the policy's own. groups: one call with `group` samples
+of each prompt against as many calls with one. lengths: clips of a tenth of `frames` up to all of them in `rows` slots
+against batches, each as long as its longest clip. Other load on the machine hurts all; CPU time least, as it does not
+count waiting. Floors: a step's arithmetic at the rate of the compiled product on weights in the cache, and reading
+weights and caches once from memory.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from codec.torchaudio_guard import import_torchaudio
 from configs.command_line import exit_status_of, parse_settings
 from configs.setting import setting
 from policy.checkpoint import load_policy
+from policy.log_probs import gather, log_distribution
 from policy.musicgen.random_checkpoint import RandomShapes, write_random
 from policy.musicgen.sampler import MusicGenSampler
 from policy.port import SamplingSettings
@@ -144,6 +146,20 @@ def against_generate(
             ]
             print("| " + " | ".join(cells) + " |", flush=True)
     print()
+    for guidance in scales:
+        for name, sampler in ours.items():
+            mean, most = mismatch(policy, sampler, text, guidance, frames)
+            print(f"{name}, guidance {guidance:g}: {mean:.1e} nats a token from the policy's own, at most {most:.1e}")
+    print()
+
+
+@torch.no_grad()
+def mismatch(policy: Any, sampler: PolicySampler, text: Tensor, guidance: float, frames: int) -> tuple[float, float]:
+    """Mean and greatest |log mu - log pi| over the cells of a call, nats."""
+    settings = SamplingSettings(1.0, guidance)
+    codes, log_mu = sampler.sample(text, range(len(text)), frames, settings)
+    gap = (gather(log_distribution(policy, codes, text, settings), codes) - log_mu).abs()
+    return float(gap.mean()), float(gap.max())
 
 
 def groups_against_single_ones(policy: Any, settings: Settings, scales: Sequence[float], frames: int) -> None:
