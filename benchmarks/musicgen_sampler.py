@@ -7,8 +7,8 @@ shape: tiny is 256 wide, 6 layers, 512 entries a codebook; small is that of Musi
 of memory). transformers samples with top-k 250, as its users do, and its codec is left out (codes, not sound).
 frames 0: 100 of the tiny shape, 10 of the small one. Each guidance ends after `rounds` rounds or `seconds` seconds.
 
-Prints markdown tables. generate: a step's wall clock and CPU time, how often transformers takes that of ours in the same
-round, median and range, and how far log-probabilities are from the policy's own. groups: one call with `group` samples
+Prints markdown tables. generate: a step's wall clock and CPU time, how often transformers takes ours in the same round,
+median and range, and how far log-probabilities are from the policy's own. groups: one call with `group` samples
 of each prompt against as many calls with one. lengths: clips of a tenth of `frames` up to all of them in `rows` slots
 against batches, each as long as its longest clip. Other load on the machine hurts all; CPU time least, as it does not
 count waiting. Floors: a step's arithmetic at the rate of the compiled product on weights in the cache, and reading
