@@ -98,8 +98,8 @@ def _steps(directory: Path, options: dict[str, str]) -> None:
     print(
         f"One micro-batch of {rows} clips of {seconds:g} s; seconds, medians of {options['rounds']} rounds in turns.\n"
     )
-    print("| guidance | learner | plain | ours | plain / ours | of CPU time | floor | ours / floor | update | load |")
-    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    heads = "guidance", "learner", "plain", "ours", "plain / ours", "CPU time", "floor", "ours / floor", "CPU time"
+    print(f"| {' | '.join(heads)} | update | load |\n{'|---' * (len(heads) + 2)}|", flush=True)
     for guidance in (float(text) for text in options["guidance"].split(",")):
         learner = _learner(directory, SamplingSettings(1.0, guidance), rows)
         batch = _batch(learner, rows, seconds)
@@ -130,7 +130,7 @@ def _in_turns(learners: dict[str, Learner], plain: PlainStep, batch: TrainingBat
             spent[name].append(_clocked(lambda learner=learner, inputs=inputs: learner._accumulate(inputs)))
             spent[f"{name} update"].append(_clocked(lambda learner=learner: _update(learner)))
             learner.policy.zero_grad(set_to_none=True)
-            spent[f"{name} rate"].append((_rate(learner, batch, name), 0.0))
+            spent[f"{name} rate"].append(_rate(learner, batch, name))
     return spent
 
 
@@ -147,11 +147,12 @@ def _clocked(call: Callable[[], object]) -> tuple[float, float]:
 
 def _row(guidance: float, name: str, spent: Spent, work: float) -> str:
     plain, ours = spent["plain"], spent[name]
-    floor = [(work / rate, 0.0) for rate, _ in spent[f"{name} rate"]]
+    floor = [(work / wall, work / cpu) for wall, cpu in spent[f"{name} rate"]]
     middle = [f"{statistics.median(wall for wall, _ in each):.2f}" for each in (plain, ours, floor)]
     update = statistics.median(wall for wall, _ in spent[f"{name} update"])
     cells = [f"{guidance:g}", name, *middle[:2], _ratio(plain, ours, 0), _ratio(plain, ours, 1), middle[2]]
-    return f"| {' | '.join([*cells, _ratio(ours, floor, 0)])} | {update:.2f} | {os.getloadavg()[0]:.1f} |"
+    cells += [_ratio(ours, floor, 0), _ratio(ours, floor, 1), f"{update:.2f}", f"{os.getloadavg()[0]:.1f}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def _ratio(one: list[tuple[float, float]], other: list[tuple[float, float]], clock: int) -> str:
@@ -212,8 +213,9 @@ def _products(learner: Learner, rows: int, frames: int, guidance: float) -> floa
     return 4 * 2 * rows * (tokens * (passes * own + cross) + heads)
 
 
-def _rate(learner: Learner, batch: TrainingBatch, precision: str) -> float:
-    """Operations a second of oneDNN on the feed-forward layer's three products, which are most of the work."""
+def _rate(learner: Learner, batch: TrainingBatch, precision: str) -> tuple[float, float]:
+    """Operations a second of oneDNN on the feed-forward layer's three products, which are most of the work: by wall
+    clock and by CPU time."""
     shapes = learner.policy.shapes
     tokens = len(batch) * (batch.codes.shape[2] + max(shapes.delays))
     sizes = (tokens, shapes.width), (shapes.hidden, shapes.width), (tokens, shapes.hidden)
@@ -225,8 +227,11 @@ def _rate(learner: Learner, batch: TrainingBatch, precision: str) -> float:
         dense(grad.t(), x.t())
 
     products()
-    times = [_timed(products) for _ in range(5)]
-    return 3 * 2 * tokens * shapes.width * shapes.hidden / statistics.median(times)
+    times = [_clocked(products) for _ in range(5)]
+    wall, cpu = (
+        3 * 2 * tokens * shapes.width * shapes.hidden / statistics.median(each) for each in zip(*times, strict=True)
+    )
+    return wall, cpu
 
 
 def _timed(call: Callable[[], object]) -> float:

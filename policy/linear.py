@@ -49,8 +49,10 @@ class Dense(nn.Linear):
 
 def dense(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., I], weight [O, I] -> [..., O], differentiable."""
-    served = kernels_serve(x, weight) and torch.backends.mkldnn.is_available()
-    return _Dense.apply(x, weight) if served else F.linear(x, weight)
+    if kernels_serve(x, weight) and torch.backends.mkldnn.is_available():
+        return _Dense.apply(x, weight)
+    # of more than two dimensions that do not lie together in memory, torch would copy the weight for each row
+    return F.linear(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
 
 
 def kernels_serve(*tensors: Tensor) -> bool:

@@ -73,17 +73,18 @@ class Clap:
         return scores_of_finite(clips, self._audio)
 
     def embed_prompts(self, prompts: tuple[str, ...] | list[str]) -> np.ndarray:
-        """-> [B, D] float32, unit length."""
+        """-> [B, D] float32, unit length. Samples of one prompt stand in a batch together: it is embedded once."""
+        different = list(dict.fromkeys(prompts))
         found = []
-        for start in range(0, len(prompts), 64):
-            part = list(prompts[start : start + 64])
+        for start in range(0, len(different), 64):
+            part = different[start : start + 64]
             tokens = self.tokenizer(
                 part, padding=True, truncation=True, max_length=LONGEST_TEXT, return_tensors="pt"
             ).to(self.device)
             with torch.inference_mode():
                 vectors = self.model.get_text_features(tokens["input_ids"], attention_mask=tokens["attention_mask"])
             found.append(_unit(vectors).cpu().numpy())
-        return np.concatenate(found)
+        return np.concatenate(found)[[different.index(prompt) for prompt in prompts]]
 
     def _audio(self, clips: ClipBatch) -> np.ndarray:
         windows = covering_windows(mono_at(clips, self.rate_hz), self.window)  # [B, W, n]
