@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -245,7 +246,7 @@ def _timed(call: Callable[[], object]) -> float:
 
 def _memory(directory: Path, options: dict[str, str]) -> None:
     print(f"One step of one clip of {options['clip']} s.\n")
-    print("| kind | largest memory GB | s a step | load |\n|---|---|---|---|", flush=True)
+    print("| kind | largest memory GB | of it before the step | s a step | load |\n|---|---|---|---|---|", flush=True)
     for kind in options["kinds"].split(","):
         words = [sys.executable, "-m", "benchmarks.musicgen_step", "child", kind, str(directory)]
         done = subprocess.run(
@@ -255,14 +256,17 @@ def _memory(directory: Path, options: dict[str, str]) -> None:
 
 
 def _child(kind: str, directory: Path, seconds: float, threads: int) -> None:
-    """Prints its own largest memory and the seconds of its step."""
+    """Prints its own largest memory, what it held before the step (weights, anchor, moments), and the step's time."""
     torch.set_num_threads(threads)
     learner = _learner(directory, SamplingSettings(1.0, 1.0), 1, activation_checkpointing=kind == "recomputed")
+    learner.step(_batch(learner, 1, 0.1, measured=False))  # makes Adam's moments
+    plain = PlainStep(learner) if kind == "plain" else None
+    learner.policy.zero_grad(set_to_none=True)
     batch = _batch(learner, 1, seconds, measured=False)
-    step = PlainStep(learner).step if kind == "plain" else learner.step
-    took = _timed(lambda: step(batch))
+    held = psutil.Process().memory_info().rss
+    took = _timed(lambda: plain.step(batch) if plain is not None else learner.step(batch))
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"{largest / 1e9:.2f} | {took:.0f}")
+    print(f"{largest / 1e9:.2f} | {held / 1e9:.2f} | {took:.0f}")
 
 
 if __name__ == "__main__":

@@ -33,9 +33,10 @@ def measure_in_parts(
     codes: Tensor,
     settings: SamplingSettings,
     entries: int,
-    numbers: int = PART_NUMBERS,
+    numbers: int = 0,
 ) -> Measures:
-    """readouts, states [B, S, D]: of policy and anchor, guided; entries: V; numbers: logits of a part at most."""
+    """readouts, states [B, S, D]: of policy and anchor, guided; entries: V; numbers: logits of a part at most; 0:
+    PART_NUMBERS."""
 
     def part(start: int, stop: int) -> Measures:
         log_pi, log_ref = (
@@ -45,7 +46,7 @@ def measure_in_parts(
         return measure(log_pi, log_ref, codes[..., start:stop])
 
     rows, books, frames = codes.shape
-    most = max(1, numbers // (rows * books * entries))
+    most = max(1, (numbers or PART_NUMBERS) // (rows * books * entries))
     places = [(start, min(start + most, frames)) for start in range(0, frames, most)]
     found = [part(*place) if len(places) == 1 else _made_again(part, *place) for place in places]
     log_pi, kl, entropy = (torch.cat(each, dim=2) for each in zip(*found, strict=True))

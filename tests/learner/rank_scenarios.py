@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from learner import measures
 from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.learner import Learner
 from learner.meeting import Place
@@ -59,7 +60,7 @@ SCENARIOS = {
     ),
     "musicgen": Scenario({"parallel": "sharded", "activation_checkpointing": True}, steps=2, policy=musicgen),
     "adapters": Scenario(
-        {"parallel": "sharded"}, steps=2, policy=musicgen, same={"lora_rank": 2, "learning_rate": 0.01}
+        {"parallel": "sharded"}, (8,), GUIDED, 2, policy=musicgen, same={"lora_rank": 2, "learning_rate": 0.01}
     ),
     "bfloat16": Scenario({"parallel": "sharded", "precision": "bfloat16"}, close=0.02, same={"micro_batch_size": 8}),
 }
@@ -87,6 +88,9 @@ def train(name: str, learner: Learner, until: int) -> list[dict[str, float]]:
 def main(rank: int, size: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     join(config(), Place(rank, size, port), start_s=60.0)
+    measures.PART_NUMBERS = (
+        200  # so that clips are measured in several parts, where the process that is alone makes one
+    )
     for name, scenario in SCENARIOS.items():
         _one(name, made(name, DistributedRanks(config(**scenario.changes))), folder)
     resumed = made("sharded", DistributedRanks(config(parallel="sharded")))

@@ -149,3 +149,12 @@ def test_field_measures_in_its_space(folder, tmp_path, capsys):
     words = [str(tmp_path / "real"), str(tmp_path / "made"), f"embedding=clap:{folder}", "resamples=20"]
     assert main(["field", *words]) == 0
     assert "CLAP score" in capsys.readouterr().out
+
+
+def test_samples_of_one_prompt_share_its_embedding(clap, monkeypatch):
+    prompts, seen = ["slow piano", "a flute", "slow piano", "slow piano"], []
+    each = np.concatenate([clap.embed_prompts([prompt]) for prompt in prompts])
+    real = clap.tokenizer
+    monkeypatch.setattr(clap, "tokenizer", lambda texts, **options: seen.extend(texts) or real(texts, **options))
+    np.testing.assert_allclose(clap.embed_prompts(prompts), each, atol=1e-6)
+    assert seen == ["slow piano", "a flute"] and np.abs(each[0] - each[1]).max() > 1e-3
