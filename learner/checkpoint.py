@@ -178,7 +178,8 @@ def _write_learner(directory: Path, learner: Learner) -> None:
             save_part(state["value"], directory / f"value{ranks.part}.safetensors")
         save_part({"rng": state["rng"], **tensors}, directory / f"optimisers{ranks.part}.safetensors")
     if policy is not None:
-        save_policy(policy, directory / "policy", dtype=torch.float32)
+        earlier = [path / "policy" for path in _checkpoints(directory.parents[1])]
+        save_policy(policy, directory / "policy", dtype=torch.float32, beside=earlier)
         _write_json(directory / "learner.json", {"version": state["version"], "reference": state["reference"]})
 
 

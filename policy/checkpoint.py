@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,14 @@ def load_policy(directory: str | Path) -> Any:
     return LOADERS[kind](folder, config)
 
 
-def save_policy(policy: Any, directory: str | Path, dtype: torch.dtype = torch.float32) -> None:
-    """Writes the three files, a MusicGen as transformers does; float16 halves the size, float32 keeps every bit."""
+def save_policy(
+    policy: Any, directory: str | Path, dtype: torch.dtype = torch.float32, beside: Sequence[Path] | None = None
+) -> None:
+    """Writes the three files, a MusicGen as transformers does; float16 halves the size, float32 keeps every bit.
+
+    beside: directories that it was saved to before, with which a MusicGen shares the file of its frozen parts."""
     if isinstance(policy, MusicGen):
-        return save_musicgen(policy, directory, dtype)
+        return save_musicgen(policy, directory, dtype, beside)
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in policy.state_dict().items()}

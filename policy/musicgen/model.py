@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,12 +33,22 @@ from policy.port import Stream
 INIT_STD = 0.02
 
 
+@dataclass(frozen=True)
+class FrozenCopy:
+    """A file with text encoder and codec that a policy was saved with: its device, inode, size, time, and the bytes of
+    each tensor in it."""
+
+    mark: tuple[int, int, int, int]
+    sizes: dict[str, int]
+
+
 class MusicGen(nn.Module):
     """policy.port.Policy with K acoustic streams. source: the checkpoint, whose other parts are saved with it again."""
 
     def __init__(self, shapes: MusicGenShapes, prompts: PromptEncoder, source: MusicGenFolder | None = None) -> None:
         super().__init__()
         self.shapes, self.prompts, self.source = shapes, prompts, source
+        self.frozen_file: FrozenCopy | None = None
         self.streams = (Stream("acoustic", shapes.entries),) * shapes.codebooks
         self.frame_rate_hz = shapes.frame_rate_hz
         self.trunk = MusicGenTrunk(shapes, prompts)

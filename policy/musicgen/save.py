@@ -1,14 +1,18 @@
 """Writes a MusicGen as transformers reads it: a directory for `from_pretrained`, with all its parts.
 
 Weights are written shard by shard, so that saving takes one shard more than the model. Text encoder and codec, which
-are never trained, are carried over from the checkpoint that the policy came from, bit for bit.
+are never trained, are carried over from the checkpoint that the policy came from, bit for bit. Among the checkpoints of
+one run they are one file with several names (hard links), where the disk knows such.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ from torch import Tensor
 from cluster.errors import RunFailed
 from codec.musicgen_folder import CONFIG, SAFETENSORS, TRANSFORMERS, MusicGenFolder
 from codec.tensor_files import StoredTensors, read_safetensors, read_torch_shards
-from policy.musicgen.model import MusicGen
+from policy.musicgen.model import FrozenCopy, MusicGen
 from policy.musicgen.weights import stored_tensors
 
 SHARD_BYTES = 2_000_000_000
@@ -35,14 +39,22 @@ GENERATION = "generation_config.json"
 LICENCES = ("LICENSE", "LICENSE_weights", "LICENSE.txt", "LICENSE.md")
 
 
-def save_musicgen(policy: MusicGen, directory: str | Path, dtype: torch.dtype = torch.float32) -> None:
+def save_musicgen(
+    policy: MusicGen, directory: str | Path, dtype: torch.dtype = torch.float32, beside: Sequence[Path] | None = None
+) -> None:
     """Writes a whole directory in transformers' layout; float32 keeps every bit.
 
+    beside: directories that this policy was saved to before, whose file of frozen parts is linked instead of written
+    anew; None: the frozen parts get no file of their own.
     Raises RunFailed where the policy's own checkpoint, which holds the frozen parts, is gone.
     """
     folder, source = Path(directory), source_of(policy)
     folder.mkdir(parents=True, exist_ok=True)
-    write_shards(folder, all_tensors(policy, source, dtype))
+    learning, frozen = learning_tensors(policy, dtype), frozen_tensors(policy, source)
+    if beside is None:
+        write_shards(folder, chain(learning, frozen))
+    else:
+        write_shards(folder, learning, last=FrozenFile(policy, frozen, beside))
     write_json(folder / CONFIG, {**model_config(policy, source), "dtype": str(dtype).removeprefix("torch.")})
     tokenizer_home = policy.prompts.source
     for home, names in ((tokenizer_home, TOKENIZER_FILES), (source.path, (_FEATURES, GENERATION, *LICENCES))):
@@ -63,16 +75,48 @@ def source_of(policy: MusicGen) -> MusicGenFolder:
     return policy.source
 
 
-def all_tensors(policy: MusicGen, source: MusicGenFolder, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the written checkpoint, under transformers' names, each made when it is asked for."""
+def learning_tensors(policy: MusicGen, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """The language model's tensors under transformers' names, each made when it is asked for."""
     for name, tensor in stored_tensors(policy):
         yield name, tensor.detach().to("cpu", dtype, copy=True).contiguous()
+
+
+def frozen_tensors(policy: MusicGen, source: MusicGenFolder) -> Iterator[tuple[str, Tensor]]:
+    """Those of text encoder and codec."""
     text = text_tensors(policy, source)
     for name in text:
         yield f"text_encoder.{name}", text[name].clone()
     audio = source.codec()
     for name in audio:
         yield f"audio_encoder.{name}", audio[name].clone()
+
+
+class FrozenFile:
+    """The last shard of a checkpoint: a link to what this process wrote before, known by its inode, size and time, or
+    written anew."""
+
+    def __init__(self, policy: MusicGen, tensors: Iterator[tuple[str, Tensor]], beside: Sequence[Path]) -> None:
+        self._policy, self._tensors, self._beside = policy, tensors, beside
+
+    def place(self, path: Path) -> dict[str, int]:
+        """Puts it at `path` -> bytes of each tensor in it."""
+        known = self._policy.frozen_file
+        files = chain.from_iterable(folder.glob("*.safetensors") for folder in self._beside)
+        for file in files:
+            if known is not None and _mark(file) == known.mark:
+                with suppress(OSError):  # a disk without hard links, or with too many of them
+                    os.link(file, path)
+                    return known.sizes
+        tensors = dict(self._tensors)
+        save_file(tensors, path, metadata={"format": "pt"})
+        sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+        self._policy.frozen_file = FrozenCopy(_mark(path), sizes)
+        return sizes
+
+
+def _mark(path: Path) -> tuple[int, int, int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def text_tensors(policy: MusicGen, source: MusicGenFolder) -> StoredTensors:
@@ -117,8 +161,11 @@ def model_config(policy: MusicGen, source: MusicGenFolder) -> dict[str, Any]:
     }
 
 
-def write_shards(folder: Path, tensors: Iterator[tuple[str, Tensor]], name: str = SAFETENSORS) -> None:
-    """One file, or several with an index where they exceed SHARD_BYTES. What was there before is replaced."""
+def write_shards(
+    folder: Path, tensors: Iterator[tuple[str, Tensor]], name: str = SAFETENSORS, last: FrozenFile | None = None
+) -> None:
+    """One file, or several with an index where they exceed SHARD_BYTES or `last` is one more. What was there before is
+    replaced."""
     stem = name.removesuffix(".safetensors")
     shard: dict[str, Tensor] = {}
     places: dict[str, int] = {}
@@ -131,12 +178,16 @@ def write_shards(folder: Path, tensors: Iterator[tuple[str, Tensor]], name: str 
         shard, size = {}, 0
 
     for key, tensor in tensors:
-        nbytes = tensor.numel() * tensor.element_size()
-        if shard and size + nbytes > SHARD_BYTES:
+        if shard and size + tensor.nbytes > SHARD_BYTES:
             close()
         shard[key], places[key] = tensor, written + 1
-        size, total = size + nbytes, total + nbytes
+        size, total = size + tensor.nbytes, total + tensor.nbytes
     close()
+    if last is not None:
+        written += 1
+        sizes = last.place(folder / f"{stem}-{written}.partial")
+        places |= dict.fromkeys(sizes, written)
+        total += sum(sizes.values())
     for old in (*folder.glob(f"{stem}-*.safetensors"), folder / f"{name}.index.json", folder / name):
         old.unlink(missing_ok=True)
     names = [name] if written == 1 else [f"{stem}-{i:05d}-of-{written:05d}.safetensors" for i in range(1, written + 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from actors.generator import sampler_gap
 from actors.records import TrainingBatch
+from codec.checkpoint import load_codec
+from codec.torchaudio_guard import import_torchaudio
 from configs.schema import LearnerConfig
-from learner.checkpoint import load_checkpoint, save_checkpoint
+from learner.checkpoint import damage, load_checkpoint, prune, save_checkpoint
 from learner.learner import Learner
 from policy.checkpoint import load_policy
 from policy.log_probs import gather, log_distribution
@@ -125,6 +129,37 @@ def test_a_checkpoint_goes_on_bit_for_bit(directory: Path, tmp_path: Path, lora_
     exported = load_policy(path / "policy").state_dict()  # a policy to use elsewhere, adapters merged
     assert not any("lora" in name for name in exported)
     assert not torch.equal(exported["trunk.layers.0.qkv.weight"], base.state_dict()["trunk.layers.0.qkv.weight"])
+
+
+def test_checkpoints_of_a_run_share_the_file_of_what_never_learns(directory: Path, tmp_path: Path) -> None:
+    """One file for text encoder and codec, until somebody touches it; each checkpoint is whole all the same."""
+    subject = learner_of(directory)
+    paths = [save_checkpoint(tmp_path, 1, subject, {}, {})]
+    subject.step(batch_from(load_policy(directory)))
+    paths.append(save_checkpoint(tmp_path, 2, subject, {}, {}))
+    frozen = paths[0] / "policy" / "model-00002-of-00002.safetensors"
+    assert frozen.samefile(paths[1] / "policy" / frozen.name) and frozen.stat().st_nlink == 2
+    assert all(name.startswith(("text_encoder.", "audio_encoder.")) for name in load_file(frozen))
+    os.utime(frozen, (0, 0))
+    paths.append(save_checkpoint(tmp_path, 3, subject, {}, {}))
+    assert not frozen.samefile(paths[2] / "policy" / frozen.name)
+    prune(tmp_path, keep=1)
+    assert [path.exists() for path in paths] == [False, False, True] and damage(paths[2]) is None
+    saved, sound = load_policy(paths[2] / "policy"), load_codec(paths[2] / "policy")
+    assert saved.state_dict().keys() == subject.policy.state_dict().keys()
+    assert all(torch.equal(tensor, subject.policy.state_dict()[name]) for name, tensor in saved.state_dict().items())
+    assert sound.version == load_codec(directory).version
+    theirs = theirs_of(paths[2] / "policy")  # nothing is missing there either
+    assert torch.equal(theirs["decoder.lm_heads.0.weight"], saved.heads.weight[: saved.shapes.entries])
+
+
+def theirs_of(folder: Path) -> dict[str, Any]:
+    """What transformers makes of a directory; fails where it finds weights missing or unexpected."""
+    transformers = pytest.importorskip("transformers")
+    import_torchaudio()
+    model, found = transformers.MusicgenForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not found["missing_keys"] and not found["unexpected_keys"]
+    return model.state_dict()
 
 
 def test_a_sampler_in_half_precision_is_measured_and_corrected(directory: Path) -> None:
