@@ -237,8 +237,8 @@ def attendable(text: Tensor) -> Tensor:
 
 
 def split_heads(x: Tensor, parts: int, heads: int) -> Iterable[Tensor]:
-    """[B, S, parts H d] -> `parts` times [B, H, S, d]."""
-    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    """[B, S, parts H d] -> `parts` times [B, H, S, d]: views, whose gradients are put together in one copy."""
+    return [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in x.chunk(parts, dim=-1)]
 
 
 def join_heads(x: Tensor) -> Tensor:
