@@ -1,7 +1,8 @@
 """What a run on a MusicGen will need of memory, from its shapes and settings alone, before anything starts.
 
-float32 everywhere. Counted: weights, gradients, Adam's moments, what a micro-batch keeps for its backward pass, caches
-of keys and values, the codec's waveforms, published versions. An estimate to plan with, not a measurement.
+float32, and 16-bit states where asked for. Counted: weights, gradients, Adam's moments, what a micro-batch keeps for its
+backward pass, caches of keys and values, the codec's waveforms, published versions. An estimate to plan with, not a
+measurement.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def check_memory(need: MemoryNeed, total_bytes: int) -> str:
     if need.total > total_bytes:
         raise UserError(
             f"policy.checkpoint: {need} of {size(total_bytes)} on this machine; lower learner.micro_batch_size, "
-            "actors.rollout_size or sampling.seconds, set learner.lora_rank or learner.baseline=leave_one_out, or run "
-            "on a cluster"
+            "actors.rollout_size or sampling.seconds, set learner.activation_checkpointing, learner.lora_rank or "
+            "learner.baseline=leave_one_out, or run on a cluster"
         )
     return f"{need} of {size(total_bytes)}"
 
@@ -118,10 +119,12 @@ def _learner_bytes(config: Config, shapes: MusicGenShapes, guided: bool) -> int:
     else:
         trained = model + (model - heads if valued else 0)
         held = model + trained + model  # the last: the anchor
-    return PROCESS_BYTES + BYTES * (held + TRAINED_COPIES * trained + _kept_numbers(config, shapes, guided))
+    if learner.workers > 1 or learner.precision != "float32":
+        held += model  # whole again, to be published
+    return PROCESS_BYTES + BYTES * (held + TRAINED_COPIES * trained) + _kept_bytes(config, shapes, guided)
 
 
-def _kept_numbers(config: Config, shapes: MusicGenShapes, guided: bool) -> int:
+def _kept_bytes(config: Config, shapes: MusicGenShapes, guided: bool) -> int:
     """Of one micro-batch, between its forward and its backward pass."""
     rows = min(config.learner.micro_batch_size, config.learner.batch_size)
     frames = round(config.sampling.seconds * shapes.frame_rate_hz)
@@ -132,7 +135,8 @@ def _kept_numbers(config: Config, shapes: MusicGenShapes, guided: bool) -> int:
         layers = shapes.layers * (2 if guided else 1) + KEPT_WIDTHS
     of_a_frame = rows * shapes.codebooks * shapes.entries
     logits = min(of_a_frame * frames, max(of_a_frame, PART_NUMBERS))
-    return places * shapes.width * layers + logits * KEPT_LOGITS
+    of_a_state = BYTES // 2 if config.learner.precision == "bfloat16" else BYTES
+    return of_a_state * places * shapes.width * layers + BYTES * logits * KEPT_LOGITS
 
 
 def _adapter_parameters(shapes: MusicGenShapes, rank: int) -> int:

@@ -50,3 +50,22 @@ def test_a_machine_that_is_too_small_is_told_before_anything_starts() -> None:
     with pytest.raises(UserError, match=r"memory: about \d\d\d.\d GB .* of 64.0 GB on this machine; lower"):
         check_memory(need(LARGE), 64 * 10**9)
     assert machine_bytes() > 10**8
+
+
+def test_states_are_what_long_clips_add_and_what_saves_them() -> None:
+    """Of 30 s of a micro-batch of one: 24 layers of 22 states of 1503 places, never the logits of all cells."""
+    long, short = Config(), Config()
+    long.sampling.seconds, short.sampling.seconds = 30.0, 15.0
+
+    def added(**learner: Any) -> int:
+        needs = []
+        for config in (long, short):
+            config.learner = replace(Config().learner, micro_batch_size=1, **learner)
+            needs.append(memory_need(config, SMALL).learner)
+        return needs[0] - needs[1]
+
+    kept = 750 * 1024 * 24 * 22 * 4
+    assert added() == kept
+    assert added(activation_checkpointing=True) == kept * (24 + 22) // (24 * 22)
+    assert added(precision="bfloat16") == kept // 2
+    assert need(precision="bfloat16").learner > need().learner  # a whole copy to publish weighs more than short states
