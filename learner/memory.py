@@ -1,7 +1,7 @@
 """What a run on a MusicGen will need of memory, from its shapes and settings alone, before anything starts.
 
-float32, and 16-bit states where asked for. Counted: weights, gradients, Adam's moments, what a micro-batch keeps for its
-backward pass, caches of keys and values, the codec's waveforms, published versions. An estimate to plan with, not a
+float32, and 16-bit states where asked for. Counted: weights, gradients, Adam's moments, what a micro-batch keeps for
+its backward pass, caches of keys and values, the codec's waveforms, published versions. An estimate to plan with, not a
 measurement.
 """
 
