@@ -71,8 +71,9 @@ def test_slots_are_refilled_at_once(policy: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Steps, "next", lambda self, *given: (taken.append(1), steps(self, *given))[1])
     late = max(policy.shapes.delays)
     frames = [40 - late, *[10 - late] * 4]
-    sampler_of(policy).sample_each(policy.encode_text(["slow piano"] * 5), range(5), frames, SamplingSettings(), 2)
-    assert len(taken) == 40
+    text = policy.encode_text(["slow piano"] * 5)
+    found = sampler_of(policy).sample_each(text, range(5), frames, SamplingSettings(), 2)
+    assert len(taken) == 40 and all(bool((log_probs < 0).all()) for _, log_probs in found)
 
 
 @pytest.mark.parametrize("small", [True, False], ids=["rows", "columns"])
