@@ -14,7 +14,7 @@ from policy.compiled.attention import softmax
 from policy.compiled.half import Numbers, read, write, write_some
 from policy.compiled.layers import NORM_EPS, ONE
 from policy.compiled.once import compiled
-from policy.compiled.simd import LANES, ZERO, Floats, Integers, fma, load_some, splat, store, store_some
+from policy.compiled.simd import LANES, ZERO, Floats, Integers, fetch, fma, load_some, splat, store, store_some
 
 MIX = 4 * LANES  # numbers of a value that are mixed at once; values are laid out in rows of a multiple of this
 BLOCKS = 2 * LANES  # places whose scores are worked out at once
@@ -128,7 +128,9 @@ def attend_past(
             _keep_key(heads, key, keys, key_at + place // LANES * width * LANES, place % LANES, width)
             _keep_value(heads, value, values, value_at + place * padded, width)
             begin_out = r * step + h * width
-            _attend(heads, query, keys, key_at, values, value_at, place + 1, width, padded, scratch, out, begin_out)
+            _attend(
+                heads, query, keys, key_at, values, value_at, place + 1, length, width, padded, scratch, out, begin_out
+            )
 
 
 @compiled
@@ -170,7 +172,9 @@ def attend_text(
                     write_some(out, begin + j, splat(ZERO), width - j)
                 continue
             key_at, value_at, query = head * length * width, head * length * padded, (r * count + h) * width
-            _attend(queries, query, keys, key_at, values, value_at, counts[text], width, padded, scratch, out, begin)
+            _attend(
+                queries, query, keys, key_at, values, value_at, counts[text], length, width, padded, scratch, out, begin
+            )
 
 
 @compiled
@@ -196,19 +200,25 @@ def _attend(
     values: Numbers,
     value_at: int,
     count: int,
+    length: int,
     width: int,
     padded: int,
     scratch: Floats,
     out: Numbers,
     begin: int,
 ) -> None:
-    """One query's mixture of `count` values."""
+    """One query's mixture of `count` values. The next head's keys and values, which follow, are fetched meanwhile."""
+    next_key, next_value = length * width, length * padded
     for s in range(0, count, BLOCKS):
         left = key_at + s * width
         right = left + LANES * width
         a, b, c, d = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
         for j in range(0, width - 1, 2):
             one, two = splat(queries[at + j]), splat(queries[at + j + 1])
+            fetch(keys, left + next_key + j * LANES)
+            fetch(keys, left + next_key + (j + 1) * LANES)
+            fetch(keys, right + next_key + j * LANES)
+            fetch(keys, right + next_key + (j + 1) * LANES)
             a, b = fma(one, read(keys, left + j * LANES), a), fma(one, read(keys, right + j * LANES), b)
             c, d = fma(two, read(keys, left + (j + 1) * LANES), c), fma(two, read(keys, right + (j + 1) * LANES), d)
         if width % 2:
@@ -222,6 +232,8 @@ def _attend(
         a, b, c, d = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
         for s in range(count):
             weight, line = splat(scratch[s]), value_at + s * padded + j
+            for i in range(0, MIX, LANES):
+                fetch(values, line + next_value + i)
             a, b = fma(weight, read(values, line), a), fma(weight, read(values, line + LANES), b)
             c, d = fma(weight, read(values, line + 2 * LANES), c), fma(weight, read(values, line + 3 * LANES), d)
         write_some(out, begin + j, a, width - j)

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba.core import cgutils, types
+from numba.core import types
 
 from policy.compiled.half import add_product
 from policy.compiled.once import compiled
-from policy.compiled.simd import INTS, LANES, VECTOR, Floats, array_data, intrinsic, splat_of, up, vector_at
+from policy.compiled.simd import INTS, LANES, VECTOR, Floats, array_data, fetch_at, intrinsic, splat_of, up, vector_at
 
 # A tile's sums stay in registers: AVX-512 has 32 of 16 numbers; with others, a vector here is several of theirs.
 TILE_ROWS, TILE_VECTORS = (8, 2) if binding.get_host_cpu_features().get("avx512f") else (6, 1)
@@ -122,7 +122,7 @@ def _tile(
         ]
         fetched = builder.mul(k, share)
         for place in range(0, TILE_COLUMNS, LINE):
-            _fetch(builder, builder.gep(following_panel, [builder.add(fetched, ir.Constant(number, place))]))
+            fetch_at(builder, builder.gep(following_panel, [builder.add(fetched, ir.Constant(number, place))]))
         added = []
         for row, line in zip(rows, sums, strict=True):
             factor = splat_of(builder, builder.load(builder.gep(row, [k])), lanes)
@@ -143,12 +143,3 @@ def _tile(
         return context.get_dummy_value()
 
     return types.none(x, index, index, index, panels, index, index, index, out, index, index), generate
-
-
-def _fetch(builder: Any, pointer: Any) -> None:
-    """A hint, which never fails: into the second-level cache."""
-    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    read, second_level, data = (ir.Constant(number, value) for value in (0, 2, 1))
-    builder.call(function, [builder.bitcast(pointer, byte), read, second_level, data])

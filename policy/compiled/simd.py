@@ -184,6 +184,15 @@ def vector_at(builder: Any, data: Any, index: Any, kind: Any = VECTOR) -> Any:
     return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
 
 
+def fetch_at(builder: Any, pointer: Any) -> None:
+    """A hint, which never fails: what lies there goes into the second-level cache."""
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, INT, INT, INT])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    read, second_level, data = (ir.Constant(INT, value) for value in (0, 2, 1))
+    builder.call(function, [builder.bitcast(pointer, byte), read, second_level, data])
+
+
 def masked_store(builder: Any, x: Any, pointer: Any, count: Any) -> None:
     """Writes the first `count` lanes of x to a pointer to a vector of its kind."""
     mask, name = _which(builder, "<", count), {"float": "f32", "i16": "i16"}[str(x.type.element)]
@@ -216,6 +225,17 @@ def store(typing: Any, array: Any, index: Any, x: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(array, types.intp, vector), generate
+
+
+@intrinsic
+def fetch(typing: Any, array: Any, index: Any) -> Any:
+    """A hint that what lies at an index, which need not exist, will be read soon."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        fetch_at(builder, builder.gep(array_data(context, builder, signature, values, 0), [values[1]]))
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp), generate
 
 
 @intrinsic
