@@ -71,9 +71,13 @@ def test_every_clip_has_a_length_and_plays_alone(page):
 
 def test_a_click_on_a_picture_plays_from_there(page):
     wait(page, LOADED)
+    note = "(event) => { window.soughtS ??= event.target.currentTime }"
+    page.evaluate(f"() => {{ document.querySelector('audio').onseeked = {note} }}")
     box = page.locator(".picture").first.bounding_box()
     page.locator(".picture").first.click(position={"x": box["width"] * 0.5, "y": 20})
-    wait(page, "document.querySelector('audio').currentTime >= 2")
+    wait(page, "window.soughtS !== undefined")
+    assert page.evaluate("window.soughtS") == pytest.approx(2.0, abs=0.1)
+    wait(page, "document.querySelector('audio').currentTime > 2.2")
     assert page.complaints == []
 
 
