@@ -72,8 +72,11 @@ class MusicGenSampler:
         clips of their own, which is with small weights, each has so many slots.
 
         text [N, L], a seed and a number of frames for each -> of each, codes [K, T] and log-probabilities [K, T]: what
-        `sample` gives it alone. Raises ValueError as `sample` does.
+        `sample` gives it alone. Raises ValueError as `sample` does, and without a slot.
         """
+        if len(frames) != len(text) or slots < 1:
+            got = f"{len(text)} rows, {len(frames)} lengths, {slots} slots"
+            raise ValueError(f"sample: got {got}, allowed one length a row, at least one slot")
         for count in frames:
             self._check(text, seeds, count)
         if self.packed is None:

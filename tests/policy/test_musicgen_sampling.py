@@ -63,6 +63,9 @@ def test_clips_of_different_lengths_do_not_wait(policy: Any, slots: int, precisi
         assert torch.equal(codes, alone[0]) and torch.equal(log_probs, own[0])
     with pytest.raises(ValueError, match="one seed a row"):
         sampler.sample_each(text, range(5), [3, 3, 0, 3, 3], settings, slots)
+    for lengths, count in (([3, 3], slots), (frames, 0)):
+        with pytest.raises(ValueError, match="one length a row"):
+            sampler.sample_each(text, range(5), lengths, settings, count)
 
 
 def test_slots_are_refilled_at_once(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
