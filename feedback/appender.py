@@ -156,11 +156,8 @@ class Appender:
         return True
 
     def _record(self, table: Table, record_id: Column, answer: Vote | Rating, row: dict[str, Any]) -> Receipt:
-        there = self._reader.row(record_id, row[record_id.name])
-        if there is not None:
-            if not _equal(there, row):
-                raise Refused(Reason.CONFLICT, record_id.name, "known with another content")
-            return Receipt(there[record_id.name], rows.moment(there["recorded_us"]))
+        if receipt := self._receipt(record_id, row):
+            return receipt
         ids = {"listener": answer.listener_id, "pair": answer.pair_id}
         facts = self._connection.execute(_facts(table), ids).first()
         if facts is None:
@@ -170,9 +167,20 @@ class Appender:
         check_played(answer.played_a, facts.seconds_a, "played_a")
         check_played(answer.played_b, facts.seconds_b, "played_b")
         if facts.answered:
+            if receipt := self._receipt(record_id, row):  # another process wrote it since the first look
+                return receipt
             raise Refused(Reason.CONFLICT, "pair_id", "this listener has answered this pair")
         self._connection.execute(insert(table), row | {"recorded_us": self._at_us})
         return Receipt(row[record_id.name], rows.moment(self._at_us))
+
+    def _receipt(self, record_id: Column, row: dict[str, Any]) -> Receipt | None:
+        """Of an answer that is there already. Raises Refused for its id with another content."""
+        there = self._reader.row(record_id, row[record_id.name])
+        if there is None:
+            return None
+        if not _equal(there, row):
+            raise Refused(Reason.CONFLICT, record_id.name, "known with another content")
+        return Receipt(there[record_id.name], rows.moment(there["recorded_us"]))
 
     def _add(self, table: Table, key: Column, row: dict[str, Any]) -> bool:
         there = self._reader.row(key, row[key.name])

@@ -15,6 +15,7 @@ from sqlalchemy import event
 
 from feedback.errors import Unavailable
 from feedback.preference_log import PreferenceLog
+from feedback.reader import Reader
 from tests.feedback.conftest import needs_postgres
 from tests.feedback.log_parts import fill, flac_of, vote_of
 
@@ -55,6 +56,16 @@ def test_four_processes_write_at_once(log: PreferenceLog, log_url: str, tmp_path
     assert [writer.returncode for writer in writers] == [0, 0, 0, 0]
     assert said[0] == said[3] == {"open"} | {f"vote-ann-{number}" for number in range(30)}
     assert Counter(vote.listener_id for vote in log.votes()) == {"ann": 30, "bob": 30, "cat": 30}
+
+
+def test_a_vote_that_another_replica_writes_between_two_looks_is_a_repeat(
+    log: PreferenceLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(log)
+    receipt, look, looks = log.record_vote(vote_of(0)), Reader.row, iter((None,))
+    monkeypatch.setattr(Reader, "row", lambda *about: next(looks, look(*about)))  # the first comes too early
+    assert log.record_vote(vote_of(0)) == receipt
+    assert list(log.votes()) == [vote_of(0)]
 
 
 def test_a_locked_database_is_waited_for_and_then_named(tmp_path: Path) -> None:
