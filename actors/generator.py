@@ -27,9 +27,10 @@ from policy.port import SamplingSettings
 from policy.samplers import PolicySampler, sampler_of
 from rewards.port import ClipBatch, ClipView
 
-PROBE_TOLERANCE = 1e-4  # nats per token, between two machines that computed the same float32 sums
-SAMPLER_TOLERANCE = 1e-3  # nats, of one cell: what float32 rounds grows with depth and logits, to some 1e-5 here
-ROUNDED_TOLERANCE = 1.0  # the same of a sampler in 16 bits
+# nats: per token between two machines, and of one cell between sampler and module, that computed the same float32 sums
+# (6e-5 is the most seen, on MusicGen's small shape; the tiny MusicLM's is 5e-7)
+PROBE_TOLERANCE = 1e-4
+ROUNDED_TOLERANCE = 0.5  # the same of a sampler in 16 bits (seen: 0.01 to 0.15)
 SAMPLER_CHECK_FRAMES = 4
 
 
@@ -61,7 +62,7 @@ class Generator:
         self._policy: Any = load_policy(policy_dir)
         self._weights = PublishedWeights(self._policy)
         self._sampler = sampler_of(self._policy, precision)
-        self._gap_allowed = SAMPLER_TOLERANCE if precision == "float32" else ROUNDED_TOLERANCE
+        self._gap_allowed = PROBE_TOLERANCE if precision == "float32" else ROUNDED_TOLERANCE
         self._codec = load_codec(codec_dir)
         self._views = frozenset(views)
         self._epoch = epoch

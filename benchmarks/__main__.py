@@ -16,6 +16,7 @@ BENCHMARKS = (
     "musicgen_sampler",
     "learner_step",
     "musicgen_step",
+    "musicgen_batches",
     "replay",
     "weight_bus",
     "scaling",

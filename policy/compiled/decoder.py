@@ -12,7 +12,7 @@ import numpy as np
 from policy.compiled import simd
 from policy.compiled.attention import softmax
 from policy.compiled.half import Numbers, read, write, write_some
-from policy.compiled.layers import NORM_EPS, ONE
+from policy.compiled.layers import ONE, add_and_measure
 from policy.compiled.once import compiled
 from policy.compiled.simd import LANES, ZERO, Floats, Integers, fetch, fma, load_some, splat, store, store_some
 
@@ -47,18 +47,8 @@ def norm(x: Floats, added: Floats, weight: Floats, bias: Floats, out: Numbers) -
     rows, width, step = x.shape[0], x.shape[1], out.shape[1]
     x, added, out = x.reshape(-1), added.reshape(-1), out.reshape(-1)
     for r in range(rows):
-        begin, middle, spread = r * width, splat(ZERO), splat(ZERO)
-        for j in range(0, width, LANES):
-            value = load_some(x, begin + j, width - j)
-            if added.size:
-                value = simd.add(value, load_some(added, begin + j, width - j))
-                store_some(x, begin + j, value, width - j)
-            middle = simd.add(middle, value)
-        mean = simd.total(middle) / np.float32(width)
-        for j in range(0, width, LANES):
-            away = simd.subtract(load_some(x, begin + j, width - j), splat(mean))
-            spread = simd.add(spread, simd.some(simd.multiply(away, away), width - j))
-        scale = ONE / np.sqrt(simd.total(spread) / np.float32(width) + NORM_EPS)
+        begin = r * width
+        mean, scale = add_and_measure(x, added, x, begin, width)
         for j in range(0, width, LANES):
             away = simd.multiply(simd.subtract(load_some(x, begin + j, width - j), splat(mean)), splat(scale))
             scaled = fma(away, load_some(weight, j, width - j), load_some(bias, j, width - j))

@@ -67,23 +67,33 @@ def norm(x: Floats, added: Floats, weight: Floats, y: Floats, normed: Floats, mo
     x, added, y, normed = x.reshape(-1), added.reshape(-1), y.reshape(-1), normed.reshape(-1)
     width, rows = weight.size, moments.shape[0]
     for r in range(rows):
-        begin, middle, spread = r * width, splat(ZERO), splat(ZERO)
-        for j in range(0, width, LANES):
-            value = load_some(x, begin + j, width - j)
-            if added.size:
-                value = simd.add(value, load_some(added, begin + j, width - j))
-                store_some(y, begin + j, value, width - j)
-            middle = simd.add(middle, value)
-        mean = simd.total(middle) / np.float32(width)
-        for j in range(0, width, LANES):
-            away = simd.subtract(load_some(y, begin + j, width - j), splat(mean))
-            spread = simd.add(spread, simd.some(simd.multiply(away, away), width - j))
-        scale = ONE / np.sqrt(simd.total(spread) / np.float32(width) + NORM_EPS)
+        begin = r * width
+        mean, scale = add_and_measure(x, added, y, begin, width)
         for j in range(0, width, LANES):
             away = simd.subtract(load_some(y, begin + j, width - j), splat(mean))
             scaled = simd.multiply(simd.multiply(away, splat(scale)), load_some(weight, j, width - j))
             store_some(normed, begin + j, scaled, width - j)
         moments[r, 0], moments[r, 1] = mean, scale
+
+
+@compiled
+def add_and_measure(x: Floats, added: Floats, y: Floats, begin: int, width: int) -> tuple[np.float32, np.float32]:
+    """y = x + added of `width` numbers from `begin`: their mean and 1 / sqrt(variance + NORM_EPS).
+
+    Where `added` is empty, y has to be x, and is not written.
+    """
+    middle, spread = splat(ZERO), splat(ZERO)
+    for j in range(0, width, LANES):
+        value = load_some(x, begin + j, width - j)
+        if added.size:
+            value = simd.add(value, load_some(added, begin + j, width - j))
+            store_some(y, begin + j, value, width - j)
+        middle = simd.add(middle, value)
+    mean = simd.total(middle) / np.float32(width)
+    for j in range(0, width, LANES):
+        away = simd.subtract(load_some(y, begin + j, width - j), splat(mean))
+        spread = simd.add(spread, simd.some(simd.multiply(away, away), width - j))
+    return mean, ONE / np.sqrt(simd.total(spread) / np.float32(width) + NORM_EPS)
 
 
 @compiled
