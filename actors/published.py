@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cluster.errors import RunFailed
-from cluster.weight_bus import FETCH_DEADLINE_S, Publication, receive_into, receiving
+from cluster.weight_bus import FETCH_DEADLINE_S, Publication, receive, receive_into
 
 
 class PublishedWeights:
@@ -44,9 +44,10 @@ class PublishedWeights:
         if all(tensor.device.type == "cpu" for tensor in here.values()):
             receive_into(publication, {name: tensor.numpy() for name, tensor in here.items()}, deadline_s)
             return
-        with receiving(publication, deadline_s) as weights, torch.no_grad():
-            for name, tensor in here.items():
-                tensor.copy_(torch.tensor(weights[name]))  # never an alias: the view is shared by every reader
+        rooms = {spec.name: (spec.shape, spec.dtype) for spec in publication.spec}
+        with torch.no_grad():  # one tensor at a time is held beside the module
+            for name, array in receive(publication, lambda name: np.empty(*rooms[name]), deadline_s):
+                here[name].copy_(torch.from_numpy(array))
 
     def _check_fit(self, publication: Publication, own: dict[str, torch.Tensor]) -> None:
         odd = publication.names ^ own.keys() if publication.base is None else publication.names - own.keys()

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from cluster.errors import RunFailed
 from cluster.weight_bus import Buckets
 from cluster.weight_group import CONNECT_S, PUBLISHER, BroadcastFailed, Group, Order, Parcel, own_gpu
-from cluster.weight_layout import TensorSpec, bucket_sizes, by_bucket, copy_with_digest, views
+from cluster.weight_layout import TensorSpec, bucket_sizes, by_bucket, copy_with_digest, pieces, views
 from cluster.weight_member import BroadcastTicket
 
 logger = logging.getLogger(__name__)
@@ -80,10 +80,8 @@ class Collective:
             self._keep_base(base)
             sizes = bucket_sizes(spec)
             flat = self._memory(sizes, base)
-            places = [
-                views(bucket, tensors, writeable=True) for bucket, tensors in zip(flat, by_bucket(spec), strict=True)
-            ]
-            digests = tuple(copy_with_digest(*pair) for pair in zip(buckets, places, strict=True))
+            places = [views(bucket, tensors) for bucket, tensors in zip(flat, by_bucket(spec), strict=True)]
+            digests = tuple(copy_with_digest(pieces(bucket), own) for bucket, own in zip(buckets, places, strict=True))
             self._serial += 1
             self._newest = Slot(Parcel(self._serial, sizes), flat)
         finally:

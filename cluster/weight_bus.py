@@ -19,21 +19,23 @@ or whatever training changes). It carries the base, so that a reader that comes 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import xxhash
 
 from cluster.errors import RunFailed
-from cluster.weight_layout import TensorSpec, by_bucket, checksum, copy_with_digest, digest, layout
+from cluster.weight_layout import TensorSpec, by_bucket, checksum, copy_tensor, layout
 
 BUCKET_BYTES = 256 * 2**20
 KEPT_VERSIONS = 2  # the one in use and the one being fetched
 FETCH_DEADLINE_S = 60.0
 
 Buckets = list[list[np.ndarray]]  # the tensors of each bucket
+Lent = list[list[memoryview]]  # of each bucket the bytes, as weight_layout.pieces cuts them
 
 
 class CorruptWeights(RunFailed):
@@ -76,8 +78,8 @@ class Publication:
 class Ticket(Protocol):
     """A reader's way to the buckets of one publication; survives being sent to another process."""
 
-    def open(self, publication: Publication, deadline_s: float) -> AbstractContextManager[Buckets]:
-        """The tensors, to be read until the context ends. Raises TimeoutError after `deadline_s`, and Superseded."""
+    def open(self, publication: Publication, deadline_s: float) -> AbstractContextManager[Lent]:
+        """The bytes, to be read until the context ends. Raises TimeoutError after `deadline_s`, and Superseded."""
         ...
 
 
@@ -147,21 +149,32 @@ def receive_into(publication: Publication, own: Mapping[str, np.ndarray], deadli
 
     Raises TimeoutError after `deadline_s`; Superseded; CorruptWeights, after which `own` holds rubbish.
     """
-    with publication.ticket.open(publication, deadline_s) as buckets:
-        targets = [[own[tensor.name] for tensor in bucket] for bucket in by_bucket(publication.spec)]
-        _check(publication, [copy_with_digest(*pair) for pair in zip(buckets, targets, strict=True)])
+
+    def room(name: str) -> np.ndarray:
+        return own[name] if own[name].flags.c_contiguous else np.empty(own[name].shape, own[name].dtype)
+
+    for name, array in receive(publication, room, deadline_s):
+        if array is not own[name]:
+            np.copyto(own[name], array)
 
 
-@contextmanager
-def receiving(publication: Publication, deadline_s: float = FETCH_DEADLINE_S) -> Iterator[dict[str, np.ndarray]]:
-    """Checks the published tensors where they lie -> name to read-only view, good until the context ends.
+def receive(
+    publication: Publication, room: Callable[[str], np.ndarray], deadline_s: float = FETCH_DEADLINE_S
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Copies each published tensor into the array that `room` gives for it, one after the other -> name, that array.
 
-    Raises as `receive_into`.
+    Raises as `receive_into`; CorruptWeights only behind the last tensor, until which nothing may be relied on.
     """
+    digests = []
     with publication.ticket.open(publication, deadline_s) as buckets:
-        _check(publication, [digest(bucket) for bucket in buckets])
-        order = [tensor.name for bucket in by_bucket(publication.spec) for tensor in bucket]
-        yield dict(zip(order, (tensor for bucket in buckets for tensor in bucket), strict=True))
+        for bucket, specs in zip(buckets, by_bucket(publication.spec), strict=True):
+            pieces, hashed = iter(bucket), xxhash.xxh3_64()
+            for tensor in specs:
+                array = room(tensor.name)
+                copy_tensor(pieces, array, hashed)
+                yield tensor.name, array
+            digests.append(hashed.intdigest())
+    _check(publication, digests)
 
 
 def _check(publication: Publication, digests: Sequence[int]) -> None:

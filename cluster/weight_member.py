@@ -20,9 +20,9 @@ import ray
 import torch.distributed as dist
 
 from cluster.errors import RunFailed
-from cluster.weight_bus import Buckets, Publication, Superseded
+from cluster.weight_bus import Lent, Publication, Superseded
 from cluster.weight_group import CONNECT_S, BroadcastFailed, Group, Order, Parcel, own_gpu
-from cluster.weight_layout import by_bucket, views
+from cluster.weight_layout import by_bucket, pieces, views
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +40,13 @@ class BroadcastTicket:
     broadcast_s: float  # deadline of one broadcast
 
     @contextmanager
-    def open(self, publication: Publication, deadline_s: float) -> Iterator[Buckets]:
+    def open(self, publication: Publication, deadline_s: float) -> Iterator[Lent]:
         member = member_of(self.address, self.broadcast_s)
         with member.lent(self.serial, deadline_s) as flat:
-            yield [views(bucket, tensors) for bucket, tensors in zip(flat, by_bucket(publication.spec), strict=True)]
+            yield [
+                pieces(views(bucket, tensors))
+                for bucket, tensors in zip(flat, by_bucket(publication.spec), strict=True)
+            ]
 
 
 class Member:
