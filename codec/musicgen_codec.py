@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from codec.tensor_files import StoredTensors
 from codec.torchaudio_guard import import_encodec
 
 KIND = "musicgen"
+GROUP_BYTES = 4 * 2**20  # of clips between two layers of the decoder: some of them stay in a cache
 _SCALES = {"weight_g": "weight_v", "parametrizations.weight.original0": "parametrizations.weight.original1"}
 _ONLY_TRAINING = ("embed_avg", "cluster_size", "inited")  # of a codebook
 
@@ -47,7 +48,6 @@ class MusicGenCodec(nn.Module):
         shapes = _seanet_arguments(config, ratios)
         import_encodec()
         seanet = importlib.import_module("encodec.modules.seanet")
-        self._recurrent = seanet.SLSTM
         self.encoder = seanet.SEANetEncoder(**shapes)
         self.decoder = seanet.SEANetDecoder(**shapes, trim_right_ratio=float(config["trim_right_ratio"]))
         entries, width = int(config["codebook_size"]), int(config["codebook_dim"] or config["hidden_size"])
@@ -95,16 +95,10 @@ class MusicGenCodec(nn.Module):
     def _synthesise(self, latent: Tensor) -> Tensor:
         """latent [B, D, T] -> pcm [B, 1, N]: what `self.decoder` makes of it.
 
-        On a CPU the recurrent layers, whose time goes into reading their weights at every frame, take all clips at
-        once. The convolutions behind them take one clip after the other: of many, what one leaves behind would fall
-        out of the cache before the next one reads it.
+        On a CPU the first layers, whose time goes into reading their weights, take all clips at once. What a later
+        one makes of many clips would fall out of the cache before the next one reads it: it takes a few.
         """
-        if latent.device.type != "cpu":
-            return self.decoder(latent)
-        layers = self.decoder.model
-        ahead = 1 + max((place for place, one in enumerate(layers) if isinstance(one, self._recurrent)), default=-1)
-        states = layers[:ahead](latent)
-        return torch.cat([layers[ahead:](clip) for clip in states.split(1)])
+        return self.decoder(latent) if latent.device.type != "cpu" else _in_groups(list(self.decoder.model), latent)
 
     def decode_log_mel(self, codes: Tensor) -> Tensor:
         """codes [B, k, T] -> log-mel [B, 64, F] of the decoded audio at 16 kHz, the mean of both sides in stereo."""
@@ -131,6 +125,15 @@ class MusicGenCodec(nn.Module):
                 raise UserError(f"{whose}, whose codec's {name} has values that are not finite")
         self.load_state_dict({names[name]: tensor for name, tensor in found.items()})
         self.version = _digest(found)
+
+
+def _in_groups(layers: Sequence[nn.Module], clips: Tensor) -> Tensor:
+    """clips [B, ...] -> what the layers make of them, a few at a time: as many as make up GROUP_BYTES."""
+    if not layers:
+        return clips
+    made = layers[0](clips)
+    size = max(1, GROUP_BYTES // (made[0].numel() * made.element_size()))
+    return torch.cat([_in_groups(layers[1:], group) for group in made.split(size)])
 
 
 def plain_tensors(stored: StoredTensors) -> dict[str, Tensor]:

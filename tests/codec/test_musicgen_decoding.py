@@ -1,7 +1,8 @@
-"""Many clips decoded together by MusicGen's codec: recurrent layers over all, convolutions clip by clip."""
+"""Many clips decoded together by MusicGen's codec: the first layers over all, later ones over a few."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -34,10 +35,21 @@ def test_clips_together_sound_as_each_alone_and_as_the_packages_decoder(channels
         torch.testing.assert_close(together, codec.decode(codes), atol=1e-6, rtol=0)
 
 
-def test_each_layer_sees_as_many_clips_as_is_fastest() -> None:
-    codec, seen = codec_of(), []
-    for layer in codec.decoder.model:
-        layer.register_forward_hook(lambda layer, inputs, _: seen.append((type(layer).__name__, len(inputs[0]))))
-    codec.decode(torch.randint(32, (3, 4, 5)))
-    assert ("SLSTM", 3) in seen and seen.count(("SLSTM", 3)) == 1
-    assert seen.count(("SConvTranspose1d", 1)) == 4 * 3
+@pytest.mark.parametrize(("group_bytes", "seen"), [(1, 1), (3 * 10 * 640 * 4 * 4, 3), (2**30, 5)])
+def test_layers_take_as_many_clips_as_make_up_a_group(group_bytes: int, seen: int, monkeypatch: Any) -> None:
+    """The last layers make 4 channels of 10 x 640 numbers of a clip, the first ones less."""
+    monkeypatch.setattr("codec.musicgen_codec.GROUP_BYTES", group_bytes)
+    codec, clips = codec_of(), dict[int, list[int]]()
+
+    def note(place: int, layer: Any, inputs: Any, made: Any) -> None:
+        clips.setdefault(place, []).append(len(made))
+
+    for place, layer in enumerate(codec.decoder.model):
+        layer.register_forward_hook(partial(note, place))
+    codes = torch.randint(32, (5, 4, 10))
+    decoded = codec.decode(codes)
+    assert clips[0] == [5] and all(sum(each) == 5 for each in clips.values())
+    assert clips[1] == ([1] * 5 if seen == 1 else [5])
+    assert clips[max(clips)] == [seen] * (5 // seen) + [5 % seen] * bool(5 % seen)
+    monkeypatch.setattr("codec.musicgen_codec.GROUP_BYTES", 2**30)
+    torch.testing.assert_close(decoded, codec.decode(codes), atol=1e-6, rtol=0)
