@@ -6,7 +6,8 @@
 decode: EnCodec at 32 kHz in the size that every MusicGen brings. clap: CLAP in the size of laion/clap-htsat-unfused
 (HTSAT-tiny and roberta-base), which reads ten seconds whatever the clip's length. text_adherence, quality: the embedded
 ones. Codec and CLAP have random weights, which take the same time. `group` clips stand in a row for each prompt. One by
-one and together take turns; other load on the machine hurts CPU time less than wall clock.
+one and together take turns; other load on the machine hurts CPU time less than wall clock. The floor is what the
+multiplications of "together" take at the rate of one large matrix product, which has its turn too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from codec.musicgen_codec import MusicGenCodec
 from codec.musicgen_folder import CODEC_DEFAULTS
@@ -41,6 +43,8 @@ DEFAULTS = {
     "only": "decode,clap,text_adherence,quality",
 }
 WORDS = "slow calm piano fast drums and a flute music"
+PRODUCTS, SQUARE = 20, torch.ones(1024, 1024)
+PRODUCT_FLOP = PRODUCTS * 2 * len(SQUARE) ** 3
 Pair = tuple[Callable[[], object], Callable[[], object]]  # one by one, together
 
 
@@ -51,16 +55,40 @@ def main(arguments: list[str]) -> int:
         return 2
     torch.set_num_threads(int(options["threads"]))
     print(f"{options['rows']} clips of {options['seconds']} s, {options['group']} of a prompt\n")
-    print("| what | one by one s | together s | ratio, wall clock | ratio, CPU | load |\n|---|---|---|---|---|---|")
+    heads = (
+        "what",
+        "one by one s",
+        "together s",
+        "ratio, wall clock",
+        "ratio, CPU",
+        "floor s",
+        "together / floor",
+        "load",
+    )
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for name, pair in _pairs(options):
-        pair[1]()
-        spent = [[_clocked(call) for call in pair] for _ in range(int(options["rounds"]))]
+        work = _multiplications(pair[1])
+        spent = [[_clocked(call) for call in (*pair, _product)] for _ in range(int(options["rounds"]))]
         walls = [statistics.median(clocks[side][0] for clocks in spent) for side in (0, 1)]
         ratios = [sorted(clocks[0][at] / clocks[1][at] for clocks in spent) for at in (0, 1)]
         shown = [f"{statistics.median(each):.2f} ({each[0]:.2f}..{each[-1]:.2f})" for each in ratios]
-        load = f"{os.getloadavg()[0]:.1f}"
-        print(f"| {name} | {walls[0]:.2f} | {walls[1]:.2f} | {shown[0]} | {shown[1]} | {load} |", flush=True)
+        floor = min(clocks[2][1] for clocks in spent) * work / PRODUCT_FLOP
+        least = [f"{floor:.2f}", f"{min(clocks[1][1] for clocks in spent) / floor:.2f}"]
+        cells = [name, f"{walls[0]:.2f}", f"{walls[1]:.2f}", *shown, *least, f"{os.getloadavg()[0]:.1f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
     return 0
+
+
+def _multiplications(call: Callable[[], object]) -> int:
+    """Of matrices, convolutions and recurrent layers, an addition counted beside each."""
+    with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counted:  # oneDNN's are not seen
+        call()
+    return counted.get_total_flops()
+
+
+def _product() -> None:
+    for _ in range(PRODUCTS):
+        torch.mm(SQUARE, SQUARE)
 
 
 def _clocked(call: Callable[[], object]) -> tuple[float, float]:
