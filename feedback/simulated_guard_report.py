@@ -93,7 +93,7 @@ def _answer(over: Sequence[Verdict], healthy: Sequence[Verdict]) -> list[str]:
         before = sum(bool(verdict.before_mean) for verdict in by_mean)
         lines.append(f"By the mean alone, noise or not, in {before} of {len(by_mean)}.")
     if len(lost) < len(over):
-        lines.append(f"{len(over) - len(lost)} more never lost so much, and say nothing about that.")
+        lines.append(f"{len(over) - len(lost)} more never lost so much.")
     if healthy:
         lines.append(f"**It was silent on {silent} of {len(healthy)} healthy runs.**")
     return lines
