@@ -3,7 +3,7 @@
     every second     nodes lost ──▶ their members are replaced at once, their calls go elsewhere
                      nodes under notice ──▶ their members end their call, or hand it back in time
                      sizes asked for ──▶ pools grow (the autoscaler sees actors that wait for a node) or shrink
-    every step       the ledger's row ──▶ cluster.sizing
+    every step       the ledger's row ──▶ cluster.sizing ──▶ the same
 
 Who joins fetches and activates the newest weights before it takes work (cluster.supervision). Tasks carry their own
 seeds, so that in synchronous mode a run's results do not depend on how many there are.
@@ -65,6 +65,7 @@ class Fleet:
         self._recorder = recorder
         self._nodes = nodes
         self._bounds = bounds_of(config)
+        self._grows = any(bound.least < bound.most for bound in self._bounds.values())
         self._sizer = Sizer(self._bounds, config.actors.resize_rest_s)
         self._deadline_s = config.actors.nodes_deadline_s
         self._asked = {role: pool.size for role, pool in self._pools.items()}
@@ -75,6 +76,8 @@ class Fleet:
         """A learner step is done; `row`: its metrics, the ledger among them."""
         work_s = {role: sum(row[name] for name in names) for role, names in WORK.items()}
         self._sizer.stepped(StepTime(sum(row[name] for name in LEARNER), work_s), self._asked)
+        if self._grows:
+            self._resize(time.monotonic())
 
     def live(self) -> Row:
         """What Prometheus sees."""
@@ -86,8 +89,7 @@ class Fleet:
 
     async def watch(self) -> None:
         """Never returns, except where there is nothing to watch."""
-        grows = any(bound.least < bound.most for bound in self._bounds.values())
-        while grows or self._nodes is not None:
+        while self._grows or self._nodes is not None:
             await asyncio.sleep(TICK_S)
             if self._nodes is not None:
                 await self._follow(self._nodes)
