@@ -7,21 +7,17 @@ a panel that should show something shows nothing, or Prometheus refuses a query.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.monitoring.dashboards import DASHBOARDS
 from cluster.monitoring.dashboards.board import Dashboard, Query
+from cluster.monitoring.questions import Refused, ask_prometheus
 from configs.command_line import exit_status_of, parse_settings
 from configs.errors import UserError
 
-ASK_S = 10.0
 EVERYTHING = ".*"
 # What Grafana puts in before it asks; variables of a dashboard stand for all their values.
 INTERVALS = {"$__rate_interval": "1m", "$__interval": "15s", "$__range": "1h"}
@@ -66,10 +62,16 @@ def ask_all(url: str, dashboards: Sequence[Dashboard] = DASHBOARDS) -> list[Answ
     return answers
 
 
-def filled_in(query: Query, variables: Sequence[str]) -> str:
-    """The query as Grafana would send it, with everything chosen. Raises UserError for a variable that is not there."""
+def filled_in(query: Query, variables: Sequence[str], chosen: Mapping[str, str] | None = None) -> str:
+    """The query as Grafana would send it, with everything chosen where `chosen` does not say what.
+
+    Raises UserError for a variable that is not there.
+    """
     expr = query.expr
-    for name, value in {**INTERVALS, **{f"${name}": EVERYTHING for name in variables}}.items():
+    for name, value in {
+        **INTERVALS,
+        **{f"${name}": (chosen or {}).get(name, EVERYTHING) for name in variables},
+    }.items():
         expr = expr.replace(name, value)
     left = re.search(r"\$\w+", expr)
     if left:
@@ -79,15 +81,10 @@ def filled_in(query: Query, variables: Sequence[str]) -> str:
 
 def ask(url: str, expr: str) -> tuple[int, str]:
     """-> series in the answer, and why it was refused (empty: it was not). Raises UserError: no Prometheus there."""
-    question = f"{url.rstrip('/')}/api/v1/query?{urllib.parse.urlencode({'query': expr})}"
     try:
-        try:
-            with urllib.request.urlopen(question, timeout=ASK_S) as answer:
-                return len(json.load(answer)["data"]["result"]), ""
-        except urllib.error.HTTPError as error:  # a query that it refuses comes with the reason
-            return 0, str(json.load(error)["error"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"prometheus: got {url!r}, which does not answer as Prometheus does: {error}") from None
+        return len(ask_prometheus(url, "query", query=expr)), ""
+    except Refused as error:
+        return 0, str(error)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(settings: Settings) -> int:
-    answers = ask_all(settings.prometheus, _chosen(settings.boards))
+    answers = ask_all(settings.prometheus, chosen_boards(settings.boards))
     for answer in answers:
         print(f"error: {answer}" if answer.is_wrong else f"ok     {answer}")
     wrong = sum(answer.is_wrong for answer in answers)
@@ -105,7 +102,8 @@ def _check(settings: Settings) -> int:
     return 2 if wrong else 0
 
 
-def _chosen(words: str) -> list[Dashboard]:
+def chosen_boards(words: str) -> list[Dashboard]:
+    """Raises UserError for a name that is none."""
     by_name = {board.uid.removeprefix("musicrl-"): board for board in DASHBOARDS}
     unknown = [word for word in words.split(",") if word not in by_name]
     if unknown:

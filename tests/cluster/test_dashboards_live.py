@@ -16,6 +16,8 @@ import pytest
 from cluster.monitoring.check import Answer, ask, ask_all, main
 from cluster.monitoring.dashboards import DASHBOARDS, TRAINING
 from cluster.monitoring.dashboards.board import Query
+from cluster.monitoring.picture import main as draw
+from evaluation.data_table import read_csv
 from tests.cluster.prometheus_server import PROMETHEUS, PrometheusServer, prometheus_server
 from tests.cluster.ray_cluster import RayCluster, free_port, ray_cluster
 from tests.feedback_app.served_app import ServedApp
@@ -71,6 +73,13 @@ def test_every_panel_shows_something(watched: Watched, capsys: pytest.CaptureFix
     assert not wrong, "\n".join(map(str, wrong))
     assert main([f"prometheus={url}"]) == 0
     assert "0 without an answer" in capsys.readouterr().out
+
+
+def test_a_board_is_drawn_from_what_prometheus_has(watched: Watched, tmp_path: Path) -> None:
+    out = tmp_path / "pipeline.png"
+    assert draw([f"prometheus={watched.prometheus.url}", "board=pipeline", "minutes=5", f"out={out}"]) == 0
+    panels = read_csv(out.with_suffix(".csv"))["panel"].to_pylist()
+    assert out.stat().st_size > 20_000 and len(set(panels)) > 5
 
 
 def test_a_planted_wrong_name_and_a_broken_query_are_found(watched: Watched) -> None:
