@@ -64,6 +64,11 @@ def _check_learner(config: Config) -> None:
             f"learner.collective_timeout_s: got {learner.collective_timeout_s:g}, allowed less than pipeline.stall_s "
             f"({config.pipeline.stall_s:g}), which would end the run before it is known which worker is missing"
         )
+    if learner.optimizer_states != "float32" and learner.lora_rank:
+        raise UserError(
+            f"learner.optimizer_states: got {learner.optimizer_states}, allowed float32 with learner.lora_rank: the "
+            "moments of adapters are few"
+        )
     if learner.value_warmup_steps >= learner.steps:
         raise UserError(
             f"learner.value_warmup_steps: got {learner.value_warmup_steps}, allowed less than learner.steps "

@@ -53,6 +53,12 @@ class LearnerConfig:
         "of forward and backward passes; the weights that Adam updates always have 32 bits",
         choices=("float32", "bfloat16"),
     )
+    optimizer_states: str = setting(
+        "float32",
+        "Adam's two moments. 8bit: a quarter of the bytes; of a MusicGen whose weights learn, needs "
+        "pip install 'musicrl-on-ray[states]'",
+        choices=("float32", "8bit"),
+    )
     activation_checkpointing: bool = setting(
         False, "true: the backward pass works a block's activations out again; less memory, more time"
     )

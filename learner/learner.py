@@ -79,9 +79,12 @@ class Learner:
         self.reference_digest = tensors_digest(self.reference.state_dict())
         self._anchor_readout = self._own_readout() if isinstance(policy, PolicyOfStates) else None
         self._export = self._spread()
-        self.policy_optimiser = Optimiser(self.policy, config.grad_clip)
-        self.value_optimiser = Optimiser(self.value, config.grad_clip) if self.value is not None else None
+        self.policy_optimiser = self._optimiser(self.policy)
+        self.value_optimiser = self._optimiser(self.value) if self.value is not None else None
         self.device = next(policy.parameters()).device
+
+    def _optimiser(self, network: nn.Module) -> Optimiser:
+        return Optimiser(network, self.config.grad_clip, self.config.optimizer_states)
 
     def _own_readout(self) -> Readout:
         """The anchor's readout, to be used outside of its passes; before the ranks spread it."""

@@ -18,12 +18,13 @@ from codec.musicgen_folder import MusicGenFolder, is_musicgen_folder
 from codec.musicgen_shapes import MusicGenShapes
 from configs.errors import UserError
 from configs.schema import Config
+from learner.optimizer_states import MOMENT_BYTES
 
 BYTES = 4  # of a number
 PROCESS_BYTES = 400_000_000  # an actor with torch and Ray in it
 SAMPLERS = 2  # weights of a module, and as its sampler lays them out
 PUBLISHED_VERSIONS = 2  # kept alive by the weight bus
-TRAINED_COPIES = 3  # of each number that learns: gradient and Adam's two moments
+UPDATE_BYTES = 22  # of each number of the largest weight, while 8-bit moments are read and made again on a CPU
 KEPT_WIDTHS, KEPT_WIDTHS_NULL = 22, 17  # numbers kept of a token by a layer, in widths; fewer without cross-attention
 KEPT_LOGITS = 14  # arrays of the size of the logits, between them and the loss
 PART_NUMBERS = 2**20  # logits of one network that the learner makes at a time: arrays of them fit into a CPU's cache
@@ -82,8 +83,8 @@ def check_memory(need: MemoryNeed, total_bytes: int) -> str:
     if need.total > total_bytes:
         raise UserError(
             f"policy.checkpoint: {need} of {size(total_bytes)} on this machine; lower learner.micro_batch_size, "
-            "actors.rollout_size or sampling.seconds, set learner.activation_checkpointing, learner.lora_rank or "
-            "learner.baseline=leave_one_out, or run on a cluster"
+            "actors.rollout_size or sampling.seconds, set learner.activation_checkpointing, learner.lora_rank, "
+            "learner.optimizer_states=8bit or learner.baseline=leave_one_out, or run on a cluster"
         )
     return f"{need} of {size(total_bytes)}"
 
@@ -121,7 +122,10 @@ def _learner_bytes(config: Config, shapes: MusicGenShapes, guided: bool) -> int:
         held = model + trained + model  # the last: the anchor
     if learner.workers > 1 or learner.precision != "float32":
         held += model  # whole again, to be published
-    return PROCESS_BYTES + BYTES * (held + TRAINED_COPIES * trained) + _kept_bytes(config, shapes, guided)
+    learning = (BYTES + 2 * MOMENT_BYTES[learner.optimizer_states]) * trained  # gradient and Adam's two moments
+    if learner.optimizer_states == "8bit" and not learner.gpus:
+        learning += UPDATE_BYTES * max(shapes.hidden, shapes.codebooks * shapes.entries) * shapes.width
+    return PROCESS_BYTES + BYTES * held + round(learning) + _kept_bytes(config, shapes, guided)
 
 
 def _kept_bytes(config: Config, shapes: MusicGenShapes, guided: bool) -> int:

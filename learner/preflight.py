@@ -19,6 +19,7 @@ from configs.prompts import load_prompts
 from configs.schema import CodecConfig, Config
 from learner.memory import check_memory, machine_bytes, memory_need
 from learner.model_folder import MUSICGEN, VOCABULARY, ModelFolder, MusicGenModelFolder, open_model_folder
+from learner.optimizer_states import MOMENT_BYTES, check_optimizer_states
 from learner.run_folder import RunFolder, nearest_existing
 from rewards.checkpoint import check_checkpoint, version_of
 from rewards.registry import check_extra, check_rewards, extra_model, find_target, local_checkpoint
@@ -32,7 +33,7 @@ MEL_RATE_HZ = 50.0  # spectra a second of codec.log_mel, which the magnitude cod
 
 BYTES_PER_CELL = 2 + 4  # codes uint16, log-probability float32
 BYTES_PER_ROW = 1_000  # prompt, scores, versions, Arrow's own
-TENSORS_PER_PARAMETER = 6  # policy and value network, each with two moments of Adam
+NETWORKS = 2  # policy and value network
 SPARE_BYTES = 200_000_000  # samples, evaluation, report, and air
 LARGEST_LOADED_BYTES = 1_000_000_000  # a larger policy is loaded by its actors only
 LARGEST_GUESSED_ROWS = 10**12
@@ -102,6 +103,7 @@ def check_models(config: Config) -> tuple[ModelFolder, ModelFolder]:
     precision = config.actors.generator_precision
     if precision != "float32" and policy.kind != MUSICGEN:
         raise UserError(f"actors.generator_precision: got {precision}, allowed float32 with a {policy.kind}")
+    check_optimizer_states(config.learner.optimizer_states, policy)
     if policy.kind != MUSICGEN:
         _check_vocabulary(policy, reference)
     _check_lengths(config, policy)
@@ -187,8 +189,10 @@ def checkpoint_bytes(config: Config, policy: ModelFolder) -> int:
     """Step 0, the kept ones, those that the guard may propose, and the one being written, in 32 bits."""
     written = config.learner.steps // config.run.checkpoint_every + 1
     kept = config.run.keep_checkpoints + config.guard.consecutive + 1
-    tensors = 1 if config.learner.lora_rank else TENSORS_PER_PARAMETER  # adapters are few beside the merged policy
-    return (min(kept, written) + 2) * (policy.parameters * 4 * tensors + policy.carried_bytes)
+    each = NETWORKS * (4 + 2 * MOMENT_BYTES[config.learner.optimizer_states])  # a weight and Adam's two moments
+    if config.learner.lora_rank:
+        each = 4  # adapters are few beside the merged policy
+    return (min(kept, written) + 2) * (round(policy.parameters * each) + policy.carried_bytes)
 
 
 def load_models(config: Config, policy: ModelFolder, codec: ModelFolder) -> None:

@@ -120,12 +120,21 @@ def like(example: Tensor, part: Tensor) -> Tensor:
     found = part[start:stop] if part.shape == example.shape and part.ndim else part
     if found.shape != own_part(example).shape:
         raise ValueError(f"got shape {list(part.shape)}, allowed {list(example.shape)}")
-    found = found.to(own_part(example).device, copy=True)
+    return spread_as(example, found.to(own_part(example).device, copy=True), example.stride())
+
+
+def spread_as(example: Tensor, rows: Tensor, stride: tuple[int, ...] | None = None) -> Tensor:
+    """This rank's rows of a tensor -> that tensor, of as many rows as `example` and spread as it is; no copy.
+
+    stride: of the whole tensor, where it is not contiguous.
+    """
     if not hasattr(example, "device_mesh"):
-        return found
+        return rows
     spread: Any = example
+    shape = torch.Size((example.shape[0], *rows.shape[1:])) if rows.ndim else rows.shape
+    strides = torch.empty(shape, device="meta").stride() if stride is None else stride
     return type(spread).from_local(
-        found, spread.device_mesh, spread.placements, run_check=False, shape=spread.shape, stride=spread.stride()
+        rows, spread.device_mesh, spread.placements, run_check=False, shape=shape, stride=strides
     )
 
 

@@ -10,6 +10,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,22 @@ SAVED_AT = 3
 WIDE = {"alpha": 0.3, "freeze": ["trunk.embed*"], "micro_batch_size": 3, "lr_schedule": "linear", "grad_clip": 0.5}
 
 
-def musicgen(seed: int) -> Any:
+def musicgen(seed: int, width: int = 16, layers: int = 2) -> Any:
     """Of the true architecture, small, with random weights."""
-    with tempfile.TemporaryDirectory() as folder:
-        return load_policy(write_random(folder, RandomShapes(width=16, entries=16, seed=seed)))
+    return load_policy(_written(seed, width, layers).name)
+
+
+@cache
+def _written(seed: int, width: int, layers: int) -> tempfile.TemporaryDirectory[str]:
+    """As long as the process: a MusicGen that is saved takes text encoder and codec from where it was loaded."""
+    folder = tempfile.TemporaryDirectory()
+    write_random(folder.name, RandomShapes(width=width, layers=layers, entries=16, seed=seed))
+    return folder
+
+
+def wide_musicgen(seed: int) -> Any:
+    """Whose rows are whole blocks of learner.eight_bit_adam."""
+    return musicgen(seed, width=256, layers=1)
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,15 @@ SCENARIOS = {
     ),
     "bfloat16": Scenario({"parallel": "sharded", "precision": "bfloat16"}, close=0.02, same={"micro_batch_size": 8}),
 }
+SHORT = "8bit"
+if find_spec("bitsandbytes") is not None:  # an extra
+    SCENARIOS[SHORT] = Scenario(
+        {"parallel": "sharded"},
+        steps=4,
+        close=2e-4,
+        policy=wide_musicgen,
+        same={"optimizer_states": "8bit", "micro_batch_size": 8},
+    )
 
 
 def made(name: str, ranks: Ranks | None) -> Learner:
@@ -97,6 +120,15 @@ def main(rank: int, size: int, port: int, folder: Path) -> None:
     load_checkpoint(folder / "alone" / "checkpoints" / f"step_{SAVED_AT}", resumed)
     train("sharded", resumed, STEPS)
     _keep("resumed", resumed, [], folder)
+    if SHORT in SCENARIOS:
+        _again(SHORT, folder)
+
+
+def _again(name: str, folder: Path) -> None:
+    """Saves at once what was resumed from the checkpoint of one process."""
+    resumed = made(name, DistributedRanks(config(**SCENARIOS[name].changes)))
+    load_checkpoint(folder / f"alone {name}" / "checkpoints" / f"step_{SAVED_AT}", resumed)
+    save_checkpoint(folder / f"again {name}", SAVED_AT, resumed, {}, {})
 
 
 def _one(name: str, learner: Learner, folder: Path) -> None:
