@@ -42,7 +42,7 @@ def draw(seed: int, steps: int, pairs: Sequence[tuple[Kind, str]], longest_s: fl
     """
     chance = random.Random(seed)
     order = chance.sample(list(pairs), len(pairs))
-    every = (steps - 2) / len(order)  # the last steps are left alone: a fault needs a step after it to be noticed in
+    every = 3 * steps / 4 / len(order)  # the last quarter is left alone: steps go by while a fault is being noticed
     return tuple(
         Fault(
             kind,
