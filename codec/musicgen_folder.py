@@ -1,6 +1,7 @@
 """A directory that holds a MusicGen checkpoint, in transformers' layout or in audiocraft's, read as one and the same.
 
-    transformers   config.json (model_type musicgen), model.safetensors or pytorch_model.bin, or shards of either
+    transformers   config.json (model_type musicgen or musicgen_melody), model.safetensors or pytorch_model.bin, or
+                   shards of either
     audiocraft     state_dict.bin (language model), compression_state_dict.bin (codec)
 
 Whatever the layout, tensors are offered under the names of transformers' layout, and the configuration has its form.
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from cluster.errors import UserError
+from codec import musicgen_melody
 from codec.musicgen_names import codec_name, language_tensors
 from codec.musicgen_shapes import MusicGenShapes
 
@@ -29,13 +31,14 @@ if TYPE_CHECKING:  # a folder in transformers' layout is described without torch
     from codec.tensor_files import StoredTensors
 
 TRANSFORMERS, AUDIOCRAFT = "transformers", "audiocraft"
+PLAIN, MELODY = "musicgen", "musicgen_melody"  # model_type
 CONFIG, LANGUAGE_FILE, CODEC_FILE = "config.json", "state_dict.bin", "compression_state_dict.bin"
 SAFETENSORS, TORCH_BIN = "model.safetensors", "pytorch_model.bin"
 LICENCE = "Meta's weights, and what is tuned from them, are CC-BY-NC 4.0: not for commercial use"
 _LOOSE = ("*.th", "*.ckpt", "*.pt")  # what fine-tuning programs write: one file with audiocraft's tensor names
 _OTHER_TYPES = {
-    "musicgen_melody": "MusicGen-Melody, which is conditioned by a prefix",
     "musicgen_decoder": "MusicGen's decoder alone, without text encoder and codec",
+    "musicgen_melody_decoder": "MusicGen-Melody's decoder alone, without text encoder and codec",
     "audiogen": "AudioGen",
     "encodec": "EnCodec alone",
     "t5": "T5 alone",
@@ -140,14 +143,20 @@ class MusicGenFolder:
                 positions=int(decoder["max_position_embeddings"]),
                 frame_rate_hz=rate_hz,
                 project_text=bool(self.config.get("project_text", text["d_model"] != decoder["hidden_size"])),
+                chroma_places=int(self.config["chroma_length"]) if self._melody else 0,
+                chroma_bins=int(self.config["num_chroma"]) if self._melody else 0,
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             self._refuse(f"whose configuration lacks or garbles {error}")
 
+    @property
+    def _melody(self) -> bool:
+        return self.config["model_type"] == MELODY
+
     # ---- its tensors, under transformers' names ---------------------------------------------------------------------
 
     def language(self) -> StoredTensors:
-        """decoder.… and enc_to_dec_proj.…"""
+        """decoder.…, enc_to_dec_proj.… and, of a MusicGen-Melody, audio_enc_to_dec_proj.…"""
         if self.layout == AUDIOCRAFT:
             return self._audiocraft_language
         others = ("text_encoder.", "audio_encoder.")
@@ -188,7 +197,7 @@ class MusicGenFolder:
         if config is None:
             self._refuse(f"without a readable {CONFIG} or {LANGUAGE_FILE}; allowed a MusicGen checkpoint")
         kind = config.get("model_type")
-        if kind != "musicgen":
+        if kind not in (PLAIN, MELODY):
             named = _OTHER_TYPES.get(str(kind), f"a model of type {kind!r}")
             self._refuse(f"which is {named}; allowed MusicGen")
         for part in ("decoder", "text_encoder", "audio_encoder"):
@@ -200,7 +209,12 @@ class MusicGenFolder:
         decoder = {"audio_channels": 1, "max_position_embeddings": 2048, **config["decoder"]}
         self._check_decoder(decoder)
         self._check_codec(audio, decoder["audio_channels"])
-        return {**config, "audio_encoder": audio, "decoder": decoder}
+        chroma = {"num_chroma": musicgen_melody.CHROMA_BINS, "chroma_length": musicgen_melody.CHROMA_PLACES}
+        whole = {**(chroma if kind == MELODY else {}), **config, "audio_encoder": audio, "decoder": decoder}
+        least = musicgen_melody.LEAST_CHROMA_PLACES
+        if kind == MELODY and _plain_number(whole["chroma_length"]) < least:
+            self._refuse(f"whose chroma_length is {whole['chroma_length']!r}; allowed at least {least}")
+        return whole
 
     def _check_decoder(self, decoder: Mapping[str, Any]) -> None:
         allowed = {"activation_function": "gelu", "scale_embedding": False, "tie_word_embeddings": False}
@@ -289,7 +303,7 @@ class MusicGenFolder:
         audio = self._audiocraft_codec_config(books // channels)
         self._check_codec(audio, channels)
         config: dict[str, Any] = {
-            "model_type": "musicgen",
+            "model_type": MELODY if self._hears_melodies(given) else PLAIN,
             "decoder": {
                 "hidden_size": width,
                 "num_hidden_layers": layers,
@@ -304,20 +318,25 @@ class MusicGenFolder:
             "audio_encoder": audio,
             "project_text": proj is not None,
         }
+        if config["model_type"] == MELODY:
+            config["num_chroma"] = shapes.get(musicgen_melody.PROJECTION, (width, musicgen_melody.CHROMA_BINS))[1]
+            config["chroma_length"] = musicgen_melody.chroma_places(given, audio["sampling_rate"])
         return config
+
+    def _hears_melodies(self, given: Mapping[str, Any]) -> bool:
+        return musicgen_melody.PROJECTION in self._audiocraft_state or "chroma_stem" in _conditioner_models(given)
 
     def _check_audiocraft(self, given: Mapping[str, Any]) -> None:
         """Refuses by name what shares the layout and is no MusicGen."""
-        conditioners = given.get("conditioners") or {}
-        models = {str(c.get("model")) for c in conditioners.values() if isinstance(c, dict) and "model" in c}
+        models = _conditioner_models(given)
         if "style" in models or any(".style" in name or "self_wav.rvq" in name for name in self._audiocraft_state):
             self._refuse("which is MusicGen-Style; its style conditioner is not supported")
         if _plain_number(given.get("sample_rate")) == 16_000:
             self._refuse("which is AudioGen (16 kHz); allowed MusicGen (32 kHz)")
-        if "chroma_stem" in models or any(".self_wav." in name for name in self._audiocraft_state):
-            self._refuse("which is MusicGen-Melody, which is conditioned by a prefix; allowed text alone")
-        if models - {"t5"}:
-            self._refuse(f"with a conditioner of kind {sorted(models - {'t5'})[0]!r}; allowed t5")
+        if self._hears_melodies(given) and (why := musicgen_melody.why_not(given)):
+            self._refuse(why)
+        if others := sorted(models - {"t5", "chroma_stem"}):
+            self._refuse(f"with a conditioner of kind {others[0]!r}; allowed t5 and chroma_stem")
         if given.get("lm_model", "transformer_lm") != "transformer_lm":
             self._refuse(f"whose lm_model is {given['lm_model']!r} (MAGNeT or other); allowed transformer_lm")
         pattern = (given.get("codebooks_pattern") or {}).get("modeling", "delay")
@@ -367,6 +386,11 @@ def config_of_package(package: Mapping[str, Any]) -> dict[str, Any]:
         except yaml.YAMLError:
             given = None
     return given if isinstance(given, dict) else {}
+
+
+def _conditioner_models(given: Mapping[str, Any]) -> set[str]:
+    conditioners = given.get("conditioners") or {}
+    return {str(c.get("model")) for c in conditioners.values() if isinstance(c, dict) and "model" in c}
 
 
 def _loose_files(folder: Path) -> list[Path]:

@@ -25,12 +25,14 @@ _PLACES = {  # audiocraft's name -> transformers'
     r"linears\.(\d+)\.weight": r"decoder.lm_heads.\1.weight",
     r"out_norm\.(\w+)": _DECODER + r"layer_norm.\1",
     r"condition_provider\.conditioners\.description\.output_proj\.(\w+)": r"enc_to_dec_proj.\1",
+    r"condition_provider\.conditioners\.self_wav\.output_proj\.(\w+)": r"audio_enc_to_dec_proj.\1",
 }
 _PLACES_BACK = {
     r"decoder\.model\.decoder\.embed_tokens\.(\d+)\.weight": r"emb.\1.weight",
     r"decoder\.lm_heads\.(\d+)\.weight": r"linears.\1.weight",
     r"decoder\.model\.decoder\.layer_norm\.(\w+)": r"out_norm.\1",
     r"enc_to_dec_proj\.(\w+)": _CONDITIONERS + r"description.output_proj.\1",
+    r"audio_enc_to_dec_proj\.(\w+)": _CONDITIONERS + r"self_wav.output_proj.\1",
 }
 
 

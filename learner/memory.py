@@ -26,6 +26,7 @@ SAMPLERS = 2  # weights of a module, and as its sampler lays them out
 PUBLISHED_VERSIONS = 2  # kept alive by the weight bus
 UPDATE_BYTES = 22  # of each number of the largest weight, while 8-bit moments are read and made again on a CPU
 KEPT_WIDTHS, KEPT_WIDTHS_NULL = 22, 17  # numbers kept of a token by a layer, in widths; fewer without cross-attention
+TEXT_PLACES = 64  # of a long caption, before the tokens of a MusicGen-Melody
 KEPT_LOGITS = 14  # arrays of the size of the logits, between them and the loss
 PART_NUMBERS = 2**20  # logits of one network that the learner makes at a time: arrays of them fit into a CPU's cache
 CODEC_ARRAYS = 3  # of the codec's widest layer at once
@@ -132,25 +133,33 @@ def _kept_bytes(config: Config, shapes: MusicGenShapes, guided: bool) -> int:
     """Of one micro-batch, between its forward and its backward pass."""
     rows = min(config.learner.micro_batch_size, config.learner.batch_size)
     frames = round(config.sampling.seconds * shapes.frame_rate_hz)
-    places = rows * (frames + max(shapes.delays))
-    widths = KEPT_WIDTHS + (KEPT_WIDTHS_NULL if guided else 0)
+    places = rows * (_prefix(shapes) + frames + max(shapes.delays))
+    conditioned = KEPT_WIDTHS_NULL if shapes.melody else KEPT_WIDTHS
+    widths = conditioned + (KEPT_WIDTHS_NULL if guided else 0)
     layers = shapes.layers * widths
     if config.learner.activation_checkpointing:  # each layer's input, and all of the one that is worked out again
-        layers = shapes.layers * (2 if guided else 1) + KEPT_WIDTHS
+        layers = shapes.layers * (2 if guided else 1) + conditioned
     of_a_frame = rows * shapes.codebooks * shapes.entries
     logits = min(of_a_frame * frames, max(of_a_frame, PART_NUMBERS))
     of_a_state = BYTES // 2 if config.learner.precision == "bfloat16" else BYTES
     return of_a_state * places * shapes.width * layers + BYTES * logits * KEPT_LOGITS
 
 
+def _prefix(shapes: MusicGenShapes) -> int:
+    """Places before a row's first step."""
+    return shapes.chroma_places + TEXT_PLACES if shapes.melody else 0
+
+
 def _adapter_parameters(shapes: MusicGenShapes, rank: int) -> int:
     """qkv, attention_out, cross_query, cross_key_value, cross_out, hidden, hidden_out."""
-    inputs_and_outputs = (1 + 3) + (1 + 1) + (1 + 1) + (1 + 2) + (1 + 1)
+    inputs_and_outputs = (1 + 3) + (1 + 1)
+    if not shapes.melody:
+        inputs_and_outputs += (1 + 1) + (1 + 2) + (1 + 1)
     return shapes.layers * rank * (inputs_and_outputs * shapes.width + 2 * (shapes.width + shapes.hidden))
 
 
 def _sampling_bytes(shapes: MusicGenShapes, rows: int, seconds: float, guided: bool, filters: int) -> int:
-    steps = round(seconds * shapes.frame_rate_hz) + max(shapes.delays)
+    steps = _prefix(shapes) + round(seconds * shapes.frame_rate_hz) + max(shapes.delays)
     cache = 2 * shapes.layers * shapes.width * rows * (2 if guided else 1) * steps
     sound = CODEC_ARRAYS * rows * shapes.audio_channels * round(seconds * 32_000) * filters
     return BYTES * (cache + sound)

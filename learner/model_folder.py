@@ -108,7 +108,8 @@ class MusicGenModelFolder(ModelFolder):
     def note(self) -> str:
         """What a person should know before a run on it."""
         sides = "stereo" if self.shapes.audio_channels == 2 else "mono"
-        return f"policy: MusicGen, {sides}, {self.parameters / 1e6:,.1f} M parameters, {self.layout} layout; {LICENCE}"
+        name = "MusicGen-Melody (by text alone)" if self.shapes.melody else "MusicGen"
+        return f"policy: {name}, {sides}, {self.parameters / 1e6:,.1f} M parameters, {self.layout} layout; {LICENCE}"
 
     @property
     def parameters(self) -> int:

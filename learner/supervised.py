@@ -106,7 +106,7 @@ class SupervisedTraining:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self.settings)
         codes, rows, dropped = batch(self.train.codes, self.step, self.settings)
-        text = torch.where(dropped[:, None], self.policy.null_text(len(rows)), self.text[rows])
+        text = torch.where(dropped[:, None], self.policy.null_of(self.text[rows]), self.text[rows])
         loss = cross_entropy(self.policy(codes, text), codes)
         if not torch.isfinite(loss):
             raise RunFailed(f"pretraining: loss {loss.item()} at step {self.step}; a lower learning_rate may help")

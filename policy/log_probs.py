@@ -21,7 +21,7 @@ def log_distribution(policy: Policy, codes: Tensor, text: Tensor, settings: Samp
     conditioned = policy(codes, text)
     null = None
     if settings.guidance_scale != 1.0:
-        null = policy(codes, policy.encode_text([""]).expand(len(text), -1))
+        null = policy(codes, policy.null_of(text))
     return distribution_of_logits(conditioned, null, settings)
 
 

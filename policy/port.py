@@ -42,6 +42,10 @@ class Policy(Protocol):
         """Prompts -> text tokens [B, L] int64, padded. An empty prompt gives the null condition."""
         ...
 
+    def null_of(self, text: Tensor) -> Tensor:
+        """The null condition that guidance sets against text tokens [B, L]."""
+        ...
+
     def __call__(self, codes: Tensor, text: Tensor) -> Tensor:
         """Teacher forcing. codes [B, K, T], text [B, L] -> logits [B, K, T, V] of every cell given its past."""
         ...

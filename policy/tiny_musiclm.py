@@ -71,6 +71,10 @@ class TinyMusicLM(nn.Module):
         """The null condition [rows, L]."""
         return self.encode_text([""]).expand(rows, -1)
 
+    def null_of(self, text: Tensor) -> Tensor:
+        """The null condition of any texts [B, L]: the same."""
+        return self.null_text(len(text))
+
     def temporal_states(self, codes: Tensor, text: Tensor) -> Tensor:
         """codes [B, K, T], text [B, L] -> [B, T, D]; state t knows the text and the frames before t."""
         return self.trunk(codes, text)

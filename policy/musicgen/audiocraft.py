@@ -16,7 +16,8 @@ import yaml
 from torch import Tensor
 
 from codec.musicgen_codec import MusicGenCodec
-from codec.musicgen_folder import CODEC_FILE, CONFIG, LANGUAGE_FILE, MusicGenFolder
+from codec.musicgen_folder import AUDIOCRAFT, CODEC_FILE, CONFIG, LANGUAGE_FILE, MusicGenFolder
+from codec.musicgen_melody import RADIX, WINDOW
 from codec.musicgen_names import audiocraft_name
 from codec.tensor_files import StoredTensors
 from policy.musicgen.audiocraft_config import codec_config, language_config
@@ -46,6 +47,8 @@ def save_audiocraft(policy: MusicGen, directory: str | Path, dtype: torch.dtype 
     folder, source = Path(directory), source_of(policy)
     folder.mkdir(parents=True, exist_ok=True)
     state = _language_state(policy, dtype)
+    if policy.shapes.melody:
+        state[WINDOW] = _window(source)
     _write(folder / LANGUAGE_FILE, state, language_config(policy, source))
     _write(folder / CODEC_FILE, codec_state(source), codec_config(source))
     text = folder / "text_encoder"
@@ -71,6 +74,13 @@ def _language_state(policy: MusicGen, dtype: torch.dtype) -> dict[str, Tensor]:
     for theirs, parts in thirds.items():
         state[theirs] = torch.cat([parts[part] for part in "qkv"]).detach().to("cpu", dtype)
     return state
+
+
+def _window(source: MusicGenFolder) -> Tensor:
+    """What a melody is heard with; audiocraft's module has it among its tensors. The checkpoint's own or, as
+    torchaudio's spectrogram has it, Hann's."""
+    stored = source.language() if source.layout == AUDIOCRAFT else {}
+    return stored[WINDOW].clone() if WINDOW in stored else torch.hann_window(2**RADIX)
 
 
 def codec_state(source: MusicGenFolder) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from codec.musicgen_folder import AUDIOCRAFT, CODEC_FILE, LANGUAGE_FILE, MusicGenFolder, config_of_package
+from codec.musicgen_melody import RADIX, seconds_of
 from codec.tensor_files import read_torch
 from policy.musicgen.model import MusicGen
 from policy.musicgen.prompts import T5_NAME
@@ -16,11 +17,12 @@ def language_config(policy: MusicGen, source: MusicGenFolder) -> dict[str, Any]:
     if given.get("transformer_lm"):
         return given
     shapes, stereo = policy.shapes, policy.shapes.audio_channels == 2
+    melody, rate_hz = shapes.melody, source.config["audio_encoder"]["sampling_rate"]
     return {
         "solver": "musicgen",
         "device": "cuda",
         "dtype": "float16",
-        "sample_rate": source.config["audio_encoder"]["sampling_rate"],
+        "sample_rate": rate_hz,
         "channels": shapes.audio_channels,
         "compression_model_checkpoint": "//pretrained/facebook/encodec_32khz",
         "interleave_stereo_codebooks": {"use": stereo, "per_timestep": False},
@@ -30,24 +32,51 @@ def language_config(policy: MusicGen, source: MusicGenFolder) -> dict[str, Any]:
             "delay": {"delays": list(shapes.delays), "flatten_first": 0, "empty_initial": 0},
         },
         "transformer_lm": _transformer_config(policy),
-        "classifier_free_guidance": {"training_dropout": 0.3, "inference_coef": 3.0},
-        "attribute_dropout": {"args": {"active_on_eval": False}, "text": {}, "wav": {}},
+        "classifier_free_guidance": {"training_dropout": 0.2 if melody else 0.3, "inference_coef": 3.0},
+        "attribute_dropout": {
+            "args": {"active_on_eval": False},
+            "text": {},
+            "wav": {"self_wav": 0.5} if melody else {},
+        },
         "fuser": {
             "cross_attention_pos_emb": False,
             "cross_attention_pos_emb_scale": 1,
             "sum": [],
-            "prepend": [],
-            "cross": ["description"],
+            "prepend": ["self_wav", "description"] if melody else [],
+            "cross": [] if melody else ["description"],
             "input_interpolate": [],
         },
         "conditioners": {
             "args": {},
+            **({"self_wav": _chroma_config(policy, rate_hz)} if melody else {}),
             "description": {
                 "model": "t5",
-                "t5": {"name": T5_NAME, "finetune": False, "word_dropout": 0.3, "normalize_text": False},
+                "t5": {
+                    "name": T5_NAME,
+                    "finetune": False,
+                    "word_dropout": 0.2 if melody else 0.3,
+                    "normalize_text": False,
+                },
             },
         },
-        "dataset": {"segment_duration": 30, "batch_size": 1},
+        "dataset": {"segment_duration": seconds_of(shapes.chroma_places, rate_hz) if melody else 30, "batch_size": 1},
+    }
+
+
+def _chroma_config(policy: MusicGen, rate_hz: int) -> dict[str, Any]:
+    """What hears a melody: carried along for audiocraft, and never asked for here."""
+    return {
+        "model": "chroma_stem",
+        "chroma_stem": {
+            "sample_rate": rate_hz,
+            "n_chroma": policy.shapes.chroma_bins,
+            "radix2_exp": RADIX,
+            "argmax": True,
+            "match_len_on_eval": True,
+            "eval_wavs": None,
+            "n_eval_wavs": 100,
+            "cache_path": None,
+        },
     }
 
 

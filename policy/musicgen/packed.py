@@ -9,7 +9,8 @@ Letters: B rows, R = B or, guided, 2 B with the null condition's after the other
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,11 +21,17 @@ from policy.compiled.half import Numbers, pairs_of
 from policy.compiled.product import TILE_COLUMNS, columns, pack
 from policy.compiled.simd import LANES, Floats, Integers, up
 from policy.linear import lent
-from policy.musicgen.model import Layer, MusicGen
+from policy.musicgen.melody import MelodyTrunk
+from policy.musicgen.model import MusicGen
 from policy.musicgen.t5 import PAD
+from policy.musicgen.trunk import Layer, sinusoids
 from policy.threads import share_rows
 
+if TYPE_CHECKING:
+    from policy.musicgen.packed_prefix import Prefixes
+
 Precision = Literal["float32", "bfloat16"]
+Caches = tuple[Numbers, Numbers]  # keys and values of all layers: shapes [layers, *decoder.cache_shapes(...)]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 PAIR_STEP = 2 * LANES  # what goes into a product is laid out in rows of a multiple of this
 LEAST_WORK = 4_000_000  # multiplications that are worth a thread of their own
@@ -91,13 +98,14 @@ class PackedLayer:
     """One layer's weights."""
 
     def __init__(self, layer: Layer, precision: Precision) -> None:
-        self.norm_attention, self.norm_cross = Norm(layer.norm_attention), Norm(layer.norm_cross)
-        self.norm_hidden = Norm(layer.norm_hidden)
+        self.norm_attention, self.norm_hidden = Norm(layer.norm_attention), Norm(layer.norm_hidden)
         self.qkv = Packed(layer.qkv.weight, precision)
         self.attention_out = Packed(layer.attention_out.weight, precision)
-        self.cross_query = Packed(layer.cross_query.weight, precision)
-        self.cross_key_value = Packed(layer.cross_key_value.weight, precision)
-        self.cross_out = Packed(layer.cross_out.weight, precision)
+        if layer.crossed:
+            self.norm_cross = Norm(layer.norm_cross)
+            self.cross_query = Packed(layer.cross_query.weight, precision)
+            self.cross_key_value = Packed(layer.cross_key_value.weight, precision)
+            self.cross_out = Packed(layer.cross_out.weight, precision)
         self.hidden = Packed(layer.hidden.weight, precision)
         self.hidden_out = Packed(layer.hidden_out.weight, precision)
 
@@ -113,10 +121,17 @@ class PackedMusicGen:
         self.project_text = None if text is None else (Packed(text.weight, "float32"), as_array(text.bias))
         self.tables = np.stack([as_array(table.weight) for table in trunk.embed_codes])  # type: ignore[arg-type]
         self.positions, self.norm = as_array(trunk.positions), Norm(trunk.norm)
+        self.silence = as_array(trunk.silence()) if isinstance(trunk, MelodyTrunk) else np.empty((0, 0), np.float32)
         self.layers = [PackedLayer(layer, precision) for layer in trunk.blocks]
         self.heads = Packed(policy.heads.weight, precision)
         whole = sum(parameter.numel() for parameter in policy.parameters())
         self.small = whole * (2 if self.half else 4) <= SMALL_BYTES
+
+    def places(self, count: int) -> Floats:
+        """The table of positions, of so many at least."""
+        if count <= len(self.positions):
+            return self.positions
+        return as_array(sinusoids(count, self.shapes.width))
 
     def projected(self, states: Tensor) -> Floats:
         """T5's states of one text [S, W] -> [S, D]."""
@@ -153,58 +168,92 @@ class Text:
                     decoder.keep_text(both.reshape(len(rows), 2, heads, width), *caches, place)
 
 
-class Steps:
-    """Caches and buffers of `rows` rows of at most `steps` steps; a row whose place is 0 begins anew. `texts` [B] says
-    which text each is conditioned on."""
+class Rows:
+    """Buffers of R rows on their way through the layers."""
 
-    def __init__(
-        self, weights: PackedMusicGen, text: Text | None, rows: int, steps: int, guidance: float, shared: bool
-    ) -> None:
+    def __init__(self, weights: PackedMusicGen, rows: int, shared: bool) -> None:
         shapes, first = weights.shapes, weights.layers[0]
-        self.weights, self.guidance, self.shared = weights, np.float32(guidance), shared
-        self.guided, self.rows, self.text, self.texts = guidance != 1.0, rows, text, np.zeros(rows, np.int64)
-        self.copies = self.rows * (2 if self.guided else 1)
-        width = shapes.width // shapes.heads
-        caches = decoder.cache_shapes(self.copies, shapes.heads, steps, width)
-        # of all layers in one piece, which the system then maps in large pages
-        self.caches = [room((len(weights.layers), *shape), weights.half) for shape in caches]
-        self.x, self.normed = first.attention_out.outputs_of(self.copies), first.qkv.inputs_of(self.copies)
-        self.added, self.attended = np.empty_like(self.x), first.attention_out.inputs_of(self.copies)
-        self.qkv = first.qkv.outputs_of(self.copies)
-        self.qkv_heads = self.qkv.reshape(self.copies, 3, shapes.heads, width)
-        self.queries = first.cross_query.outputs_of(self.rows)
-        self.query_heads = self.queries.reshape(self.rows, shapes.heads, width)
-        self.hidden, self.activated = first.hidden.outputs_of(self.copies), first.hidden_out.inputs_of(self.copies)
-        self.state, self.logits = np.empty_like(self.x), weights.heads.outputs_of(self.rows)
-        self.headed = weights.heads.inputs_of(self.rows)
+        self.weights, self.shared = weights, shared
+        self.x, self.normed = first.attention_out.outputs_of(rows), first.qkv.inputs_of(rows)
+        self.added, self.attended = np.empty_like(self.x), first.attention_out.inputs_of(rows)
+        self.qkv = first.qkv.outputs_of(rows)
+        self.qkv_heads = self.qkv.reshape(rows, 3, shapes.heads, shapes.width // shapes.heads)
+        self.hidden, self.activated = first.hidden.outputs_of(rows), first.hidden_out.inputs_of(rows)
 
-    def next(self, shown: Integers, places: Integers) -> Floats:
-        """The tokens [B, K] that rows show at their places [B] -> logits [B, K V] of what they show next."""
-        weights, x, added, rows = self.weights, self.x, self.added, self.rows
-        decoder.embed(weights.tables, shown, weights.positions, places, x)
+    def through(self, attend: Callable[[int], None], cross: Callable[[int], None] | None = None) -> Floats:
+        """Takes x [R, D] through all layers -> what is still to be added to it. `attend` makes `attended` of a layer's
+        `qkv_heads`; `cross` changes x and `added`."""
+        x, added = self.x, self.added
         nothing = added[:0]
         before = nothing
-        for place, layer in enumerate(weights.layers):
+        for place, layer in enumerate(self.weights.layers):
             layer.qkv(layer.norm_attention(x, before, self.normed), self.qkv, self.shared)
-            self._attend_past(place, places)
+            attend(place)
             layer.attention_out(self.attended, added, self.shared)
-            if self.text is not None:
-                layer.cross_query(
-                    layer.norm_cross(x[:rows], added[:rows], self.normed[:rows]), self.queries, self.shared
-                )
-                counts, (keys, values) = self.text.counts, self.text.layers[place]
-                decoder.attend_text(self.query_heads, self.texts, counts, keys, values, self.attended[:rows])
-                layer.cross_out(self.attended[:rows], added[:rows], self.shared)
+            if cross is not None:
+                cross(place)
             layer.hidden(layer.norm_hidden(x, added, self.normed), self.hidden, self.shared)
             decoder.gelu(self.hidden, self.activated)
             layer.hidden_out(self.activated, added, self.shared)
             before = added
+        return before
+
+
+class Steps(Rows):
+    """Caches and buffers of `rows` rows of at most `steps` steps; a row whose place is 0 begins anew. `texts` [B] says
+    which text each is conditioned on, through cross-attention (text) or by what its caches begin with (prefixes)."""
+
+    def __init__(
+        self,
+        weights: PackedMusicGen,
+        text: Text | None,
+        rows: int,
+        steps: int,
+        guidance: float,
+        shared: bool,
+        prefixes: Prefixes | None = None,
+    ) -> None:
+        self.guidance, self.guided = np.float32(guidance), guidance != 1.0
+        self.rows, self.text, self.prefixes = rows, text, prefixes
+        self.texts, self.before = np.zeros(rows, np.int64), np.zeros(rows, np.int64)  # before: places of the prefix
+        self.copies = self.rows * (2 if self.guided else 1)
+        super().__init__(weights, self.copies, shared)
+        places = steps if prefixes is None else prefixes.longest + steps
+        self.caches, self.positions = caches_of(weights, self.copies, places), weights.places(places)
+        if text is not None:
+            self.queries = weights.layers[0].cross_query.outputs_of(self.rows)
+            self.query_heads = self.queries.reshape(self.rows, weights.shapes.heads, -1)
+        self.state, self.logits = np.empty_like(self.x), weights.heads.outputs_of(self.rows)
+        self.headed = weights.heads.inputs_of(self.rows)
+
+    def begin(self, row: int, text: int) -> None:
+        """A row is conditioned on another text from now on; its next place is 0."""
+        self.texts[row] = text
+        if self.prefixes is not None:
+            null_row = self.rows + row if self.guided else None
+            self.before[row] = self.prefixes.begin(text, self.caches, row, null_row)
+
+    def next(self, shown: Integers, places: Integers) -> Floats:
+        """The tokens [B, K] that rows show at their places [B] -> logits [B, K V] of what they show next."""
+        weights, x, places = self.weights, self.x, self.before + places
+        decoder.embed(weights.tables, shown, self.positions, places, x)
+        before = self.through(
+            lambda layer: self._attend_past(layer, places), None if self.text is None else self._cross
+        )
         if self.guided:
             weights.norm(x, before, self.state)
             decoder.guide(self.state, self.guidance, self.headed)
         else:
             weights.norm(x, before, self.headed)
         return weights.heads(self.headed, self.logits, self.shared)
+
+    def _cross(self, place: int) -> None:
+        assert self.text is not None
+        layer, rows, added = self.weights.layers[place], self.rows, self.added
+        layer.cross_query(layer.norm_cross(self.x[:rows], added[:rows], self.normed[:rows]), self.queries, self.shared)
+        counts, (keys, values) = self.text.counts, self.text.layers[place]
+        decoder.attend_text(self.query_heads, self.texts, counts, keys, values, self.attended[:rows])
+        layer.cross_out(self.attended[:rows], added[:rows], self.shared)
 
     def _attend_past(self, place: int, places: Integers) -> None:
         keys, values = (cache[place] for cache in self.caches)
@@ -214,6 +263,15 @@ class Steps:
             decoder.attend_past(self.qkv_heads, places, keys, values, self.attended, begin, end)
 
         _share(self.shared, self.copies, least, work)
+
+
+def caches_of(weights: PackedMusicGen, rows: int, places: int) -> Caches:
+    """Empty ones, of all layers in one piece, which the system then maps in large pages."""
+    heads, width = weights.shapes.heads, weights.shapes.width // weights.shapes.heads
+    keys, values = (
+        room((len(weights.layers), *shape), weights.half) for shape in decoder.cache_shapes(rows, heads, places, width)
+    )
+    return keys, values
 
 
 def as_array(x: Tensor) -> Floats:

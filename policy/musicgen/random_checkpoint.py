@@ -1,6 +1,6 @@
 """A MusicGen directory with random weights, of any size: the true format, to try things on without weights.
 
-    python -m policy.musicgen.random_checkpoint out=DIR [width=64] [layers=3] [heads=4] [stereo=true] [seed=0]
+    python -m policy.musicgen.random_checkpoint out=DIR [kind=melody] [width=64] [layers=3] [heads=4] [stereo=true]
 
 It plays noise. Its tokenizer knows common words of music captions.
 """
@@ -19,22 +19,25 @@ from torch import Tensor
 
 from cluster.errors import UserError
 from codec.musicgen_codec import MusicGenCodec
-from codec.musicgen_folder import CODEC_DEFAULTS, CONFIG
+from codec.musicgen_folder import CODEC_DEFAULTS, CONFIG, MELODY, PLAIN
+from codec.musicgen_melody import CHROMA_BINS, CHROMA_PLACES
 from codec.musicgen_shapes import MusicGenShapes
 from configs.command_line import exit_status_of, parse_settings
 from policy.musicgen.model import MusicGen
 from policy.musicgen.prompts import TOKENIZER
-from policy.musicgen.save import GENERATION, generation_config, write_json, write_shards
+from policy.musicgen.save import ARCHITECTURES, GENERATION, generation_config, write_json, write_shards
 from policy.musicgen.weights import stored_tensors
 from policy.text import MUSIC_WORDS
 
+KINDS = {"musicgen": PLAIN, "melody": MELODY}
 SPECIAL = ("<pad>", "</s>", "<unk>")
 HEAD_WIDTH_T5 = 8
 
 
 @dataclass(frozen=True)
 class RandomShapes:
-    """What to make. entries: of each codebook, a power of 2; filters: of the codec's first convolution."""
+    """What to make. kind: musicgen or melody, a MusicGen-Melody whose chroma takes chroma_places; entries: of each
+    codebook, a power of 2; filters: of the codec's first convolution."""
 
     out: str = ""
     width: int = 32
@@ -47,6 +50,8 @@ class RandomShapes:
     filters: int = 2
     spread: float = 0.15  # standard deviation of the decoder's weights
     seed: int = 0
+    kind: str = "musicgen"
+    chroma_places: int = CHROMA_PLACES
 
 
 def write_random(directory: str | Path, shapes: RandomShapes | None = None) -> Path:
@@ -54,6 +59,8 @@ def write_random(directory: str | Path, shapes: RandomShapes | None = None) -> P
     chosen, folder = shapes or RandomShapes(), Path(directory)
     if chosen.entries & (chosen.entries - 1) or chosen.width % chosen.heads:
         raise UserError("random checkpoint: got shapes that do not fit: entries is a power of 2, heads divides width")
+    if chosen.kind not in KINDS:
+        raise UserError(f"kind: got {chosen.kind!r}, allowed {', '.join(KINDS)}")
     folder.mkdir(parents=True, exist_ok=True)
     channels = 2 if chosen.stereo else 1
     with torch.random.fork_rng(devices=[]):
@@ -67,7 +74,7 @@ def write_random(directory: str | Path, shapes: RandomShapes | None = None) -> P
 
 
 def _config(chosen: RandomShapes, channels: int) -> dict[str, Any]:
-    special = chosen.entries
+    special, kind = chosen.entries, KINDS[chosen.kind]
     bits = (chosen.entries - 1).bit_length()
     audio = {
         "codebook_size": chosen.entries,
@@ -92,7 +99,7 @@ def _config(chosen: RandomShapes, channels: int) -> dict[str, Any]:
         "eos_token_id": 1,
     }
     decoder = {
-        "model_type": "musicgen_decoder",
+        "model_type": f"{kind}_decoder",
         "vocab_size": chosen.entries,
         "max_position_embeddings": 2048,
         "num_hidden_layers": chosen.layers,
@@ -107,14 +114,16 @@ def _config(chosen: RandomShapes, channels: int) -> dict[str, Any]:
         "pad_token_id": special,
         "bos_token_id": special,
     }
+    chroma = {"num_chroma": CHROMA_BINS, "chroma_length": chosen.chroma_places} if kind == MELODY else {}
     return {
-        "architectures": ["MusicgenForConditionalGeneration"],
-        "model_type": "musicgen",
+        "architectures": [ARCHITECTURES[kind]],
+        "model_type": kind,
         "is_encoder_decoder": True,
         "dtype": "float32",
         "text_encoder": text,
         "audio_encoder": {**CODEC_DEFAULTS, **audio},
         "decoder": decoder,
+        **chroma,
     }
 
 
@@ -135,6 +144,8 @@ def _decoder_tensors(chosen: RandomShapes, channels: int) -> Iterator[tuple[str,
         text_width=chosen.text_width,
         audio_channels=channels,
         project_text=chosen.text_width != chosen.width,
+        chroma_places=chosen.chroma_places if chosen.kind == "melody" else 0,
+        chroma_bins=CHROMA_BINS if chosen.kind == "melody" else 0,
     )
     policy = MusicGen(shapes, prompts=None)  # type: ignore[arg-type]  # its tensors only
     for name, tensor in stored_tensors(policy):

@@ -3,7 +3,8 @@
 On a CPU a float32 policy runs compiled kernels over weights laid out for them (policy.musicgen.packed); anything else
 runs torch's modules. Either way the text is encoded, projected and turned into cross-attention's keys and values once
 for each different prompt, keys and values of the past lie in caches of fixed size, of a guided row the null half has no
-cross-attention, and the heads, which are linear, run once on null + g (conditioned - null).
+cross-attention, and the heads, which are linear, run once on null + g (conditioned - null). What stands before the
+tokens of a MusicGen-Melody is worked out once for each different prompt, and copied into the caches of its rows.
 
 A cell is drawn by inverting its distribution function at the row's next uniform number, so that a row depends on its
 seed alone, whatever else is in the batch.
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from policy.linear import kernels_serve
 from policy.musicgen.model import MusicGen
-from policy.musicgen.packed import PackedMusicGen, Precision
+from policy.musicgen.packed import PackedMusicGen, Precision, Text
+from policy.musicgen.packed_prefix import Chroma, Prefixes
 from policy.musicgen.slots import Slots
 from policy.musicgen.torch_steps import TorchSteps, draw
 from policy.port import SamplingSettings
@@ -44,6 +46,7 @@ class MusicGenSampler:
     def refresh(self) -> None:
         """Takes over the policy's present weights."""
         served = kernels_serve(self.policy.heads.weight)
+        self._chroma: Chroma | None = None  # of these weights, where somebody has sampled
         self.packed = PackedMusicGen(self.policy, self.precision) if served else None
         rounded = self.precision == "bfloat16" and not served
         self.modules = copy.deepcopy(self.policy).to(torch.bfloat16) if rounded else self.policy
@@ -103,7 +106,7 @@ class MusicGenSampler:
         """-> codes and log-probabilities [N, K, T], T the greatest number of frames."""
         noise = uniform_noise(seeds, max(frames), packed.shapes.codebooks).permute(2, 1, 0).numpy()  # [N, K, T]
         codes, log_probs = np.zeros(noise.shape, np.int64), np.zeros(noise.shape, np.float32)
-        known, counts = packed.condition(text), np.array(frames)
+        known, counts = self._known(packed, text), np.array(frames)
         texts = np.zeros_like(counts) if known is None else known.place_of
 
         def work(begin: int, end: int) -> None:
@@ -116,6 +119,13 @@ class MusicGenSampler:
         else:
             work(0, len(text))
         return torch.from_numpy(codes), torch.from_numpy(log_probs)
+
+    def _known(self, packed: PackedMusicGen, text: Tensor) -> Text | Prefixes | None:
+        """What rows are conditioned on."""
+        if not packed.shapes.melody:
+            return packed.condition(text)
+        self._chroma = self._chroma or Chroma(packed)
+        return Prefixes(self._chroma, text)
 
     def _sample_by_torch(self, text: Tensor, noise: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:
         """noise [T, K, B] -> codes and log-probabilities [B, K, T]."""

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cluster.errors import RunFailed
-from codec.musicgen_folder import CONFIG, SAFETENSORS, TRANSFORMERS, MusicGenFolder
+from codec.musicgen_folder import CONFIG, MELODY, PLAIN, SAFETENSORS, TRANSFORMERS, MusicGenFolder
+from codec.musicgen_melody import RADIX
 from codec.tensor_files import StoredTensors, read_safetensors, read_torch_shards
 from policy.musicgen.model import FrozenCopy, MusicGen
 from policy.musicgen.weights import stored_tensors
@@ -36,6 +37,7 @@ TOKENIZER_FILES = (
 )
 _FEATURES = "preprocessor_config.json"
 GENERATION = "generation_config.json"
+ARCHITECTURES = {PLAIN: "MusicgenForConditionalGeneration", MELODY: "MusicgenMelodyForConditionalGeneration"}
 LICENCES = ("LICENSE", "LICENSE_weights", "LICENSE.txt", "LICENSE.md")
 
 
@@ -141,23 +143,26 @@ def model_config(policy: MusicGen, source: MusicGenFolder) -> dict[str, Any]:
     if source.layout == TRANSFORMERS:
         config = json.loads((source.path / CONFIG).read_text(encoding="utf-8"))
         return {key: value for key, value in config.items() if key != "torch_dtype"}
-    entries = policy.shapes.entries
+    entries, melody = policy.shapes.entries, policy.shapes.melody
+    kind = MELODY if melody else PLAIN
     decoder = {
         **source.config["decoder"],
-        "model_type": "musicgen_decoder",
+        "model_type": f"{kind}_decoder",
         "activation_function": "gelu",
         "scale_embedding": False,
         "tie_word_embeddings": False,
         "pad_token_id": entries,
         "bos_token_id": entries,
     }
+    chroma = {"num_chroma": policy.shapes.chroma_bins, "chroma_length": policy.shapes.chroma_places}
     return {
-        "architectures": ["MusicgenForConditionalGeneration"],
-        "model_type": "musicgen",
+        "architectures": [ARCHITECTURES[kind]],
+        "model_type": kind,
         "is_encoder_decoder": True,
         "text_encoder": text_config(policy, source),
         "audio_encoder": source.config["audio_encoder"],
         "decoder": decoder,
+        **(chroma if melody else {}),
     }
 
 
@@ -207,6 +212,20 @@ def generation_config(special: int) -> dict[str, Any]:
 
 
 def _feature_config(policy: MusicGen, source: MusicGenFolder) -> dict[str, Any]:
+    if policy.shapes.melody:
+        return {
+            "feature_extractor_type": "MusicgenMelodyFeatureExtractor",
+            "processor_class": "MusicgenMelodyProcessor",
+            "feature_size": policy.shapes.chroma_bins,
+            "num_chroma": policy.shapes.chroma_bins,
+            "sampling_rate": source.config["audio_encoder"]["sampling_rate"],
+            "padding_value": 0.0,
+            "return_attention_mask": False,
+            "chunk_length": 30,
+            "hop_length": 2**RADIX // 4,
+            "n_fft": 2**RADIX,
+            "stem_indices": [3, 2],
+        }
     return {
         "feature_extractor_type": "EncodecFeatureExtractor",
         "processor_class": "MusicgenProcessor",

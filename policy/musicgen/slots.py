@@ -12,6 +12,7 @@ import numpy as np
 from policy.compiled.draw import draw, draw_shapes
 from policy.compiled.simd import Floats, Integers
 from policy.musicgen.packed import PackedMusicGen, Steps, Text
+from policy.musicgen.packed_prefix import Prefixes
 from policy.port import SamplingSettings
 
 NOBODY = -1
@@ -24,7 +25,7 @@ class Slots:
     def __init__(
         self,
         packed: PackedMusicGen,
-        text: Text | None,
+        text: Text | Prefixes | None,
         texts: Integers,
         frames: Integers,
         count: int,
@@ -33,7 +34,8 @@ class Slots:
         self.shapes, self.settings, self.frames, self.texts = packed.shapes, settings, frames, texts
         self.delays = np.array(packed.shapes.delays)
         longest, shared = int(frames.max()) + int(self.delays.max()), not packed.small
-        self.steps = Steps(packed, text, count, longest, settings.guidance_scale, shared)
+        crossed, prefixes = (None, text) if isinstance(text, Prefixes) else (text, None)
+        self.steps = Steps(packed, crossed, count, longest, settings.guidance_scale, shared, prefixes)
         self.waiting = deque(range(len(frames)))
         self.clips, self.places = np.full(count, NOBODY), np.zeros(count, np.int64)  # [B]
         self.shown = np.empty((count, len(self.delays)), np.int64)
@@ -73,4 +75,4 @@ class Slots:
         self.clips[slot] = clip = self.waiting.popleft() if self.waiting else NOBODY
         self.places[slot], self.shown[slot] = 0, self.shapes.entries
         if clip != NOBODY:
-            self.steps.texts[slot] = self.texts[clip]
+            self.steps.begin(slot, int(self.texts[clip]))

@@ -22,7 +22,10 @@ from policy.musicgen.model import MusicGen
 from policy.musicgen.prompts import load_prompt_encoder
 
 KIND = "musicgen"
-_IGNORED = re.compile(r".*\.embed_positions\.weights")  # computed; written by transformers before 4.40
+_IGNORED = re.compile(
+    r".*\.embed_positions\.weights"  # computed; written by transformers before 4.40
+    r"|condition_provider\.conditioners\.self_wav\.chroma\..*"  # what hears a melody, which is never asked for
+)
 _DECODER = "decoder.model.decoder."
 _PARTS = {  # transformers' name within a layer -> (this module's, which part of how many rows)
     "self_attn.q_proj.weight": ("qkv.weight", 0, 3),
@@ -103,6 +106,8 @@ def cut(name: str, tensor: Tensor, codebooks: int) -> Iterator[tuple[str, Tensor
         yield f"{_DECODER}embed_tokens.{name.split('.')[2]}.weight", tensor
     elif name.startswith("trunk.project_text."):
         yield f"enc_to_dec_proj.{name.rpartition('.')[2]}", tensor
+    elif name.startswith("trunk.embed_chroma."):
+        yield f"audio_enc_to_dec_proj.{name.rpartition('.')[2]}", tensor
     elif name.startswith("trunk.norm."):
         yield f"{_DECODER}layer_norm.{name.rpartition('.')[2]}", tensor
     else:

@@ -37,7 +37,15 @@ def test_the_directory_is_all_that_is_asked_for(stereo: Path, tmp_path: Path) ->
     assert LICENCE in notes[0] and "stereo" in notes[0] and "transformers" in notes[0]
 
 
-@pytest.mark.parametrize("shapes", [RandomShapes(), RandomShapes(stereo=True, width=64, text_width=64)])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        RandomShapes(),
+        RandomShapes(stereo=True, width=64, text_width=64),
+        RandomShapes(kind="melody", chroma_places=9),
+    ],
+    ids=["mono", "stereo", "melody"],
+)
 def test_parameters_are_counted_without_loading(tmp_path: Path, shapes: RandomShapes) -> None:
     folder = write_random(tmp_path / "m", shapes)
     save_audiocraft(load_policy(folder), tmp_path / "audiocraft")

@@ -183,7 +183,8 @@ def test_other_models_of_audiocraft_are_refused_by_name(audiocraft: Path, change
     ("change", "says"),
     [
         ({"model_type": "audiogen"}, "AudioGen"),
-        ({"model_type": "musicgen_melody"}, "MusicGen-Melody"),
+        ({"model_type": "musicgen_melody"}, "lacks tensor 'audio_enc_to_dec_proj.bias'"),
+        ({"model_type": "musicgen_melody_decoder"}, "decoder alone"),
         ({"model_type": "musicgen_decoder"}, "decoder alone"),
         ({"model_type": "bert"}, "'bert'"),
         ({"text_encoder": None}, "lacks text_encoder"),
