@@ -34,22 +34,27 @@ SAVED_AT = 3
 WIDE = {"alpha": 0.3, "freeze": ["trunk.embed*"], "micro_batch_size": 3, "lr_schedule": "linear", "grad_clip": 0.5}
 
 
-def musicgen(seed: int, width: int = 16, layers: int = 2) -> Any:
+def musicgen(seed: int, width: int = 16, layers: int = 2, kind: str = "musicgen") -> Any:
     """Of the true architecture, small, with random weights."""
-    return load_policy(_written(seed, width, layers).name)
+    return load_policy(_written(seed, width, layers, kind).name)
 
 
 @cache
-def _written(seed: int, width: int, layers: int) -> tempfile.TemporaryDirectory[str]:
+def _written(seed: int, width: int, layers: int, kind: str) -> tempfile.TemporaryDirectory[str]:
     """As long as the process: a MusicGen that is saved takes text encoder and codec from where it was loaded."""
     folder = tempfile.TemporaryDirectory()
-    write_random(folder.name, RandomShapes(width=width, layers=layers, entries=16, seed=seed))
+    shapes = RandomShapes(width=width, layers=layers, entries=16, seed=seed, kind=kind, chroma_places=5)
+    write_random(folder.name, shapes)
     return folder
 
 
 def wide_musicgen(seed: int) -> Any:
     """Whose rows are whole blocks of learner.eight_bit_adam."""
     return musicgen(seed, width=256, layers=1)
+
+
+def melody(seed: int) -> Any:
+    return musicgen(seed, kind="melody")
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ SCENARIOS = {
         {"parallel": "sharded", "activation_checkpointing": True}, rows=(7, 8, 1), same={"value_warmup_steps": 2}
     ),
     "musicgen": Scenario({"parallel": "sharded", "activation_checkpointing": True}, steps=2, policy=musicgen),
+    "melody": Scenario({"parallel": "sharded"}, (8,), GUIDED, 2, policy=melody),
     "adapters": Scenario(
         {"parallel": "sharded"}, (8,), GUIDED, 2, policy=musicgen, same={"lora_rank": 2, "learning_rate": 0.01}
     ),

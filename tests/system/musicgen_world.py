@@ -20,7 +20,9 @@ class MusicGenWorld(TinyWorld):
         return [*kept, f"policy.checkpoint={self.folder / 'musicgen'}", "rewards.low_tokens.options={entries: 64}"]
 
 
-def build_musicgen_world(folder: Path, stereo: bool = False, limit_s: float = STEP_LIMIT_S) -> MusicGenWorld:
+def build_musicgen_world(
+    folder: Path, shapes: RandomShapes | None = None, limit_s: float = STEP_LIMIT_S
+) -> MusicGenWorld:
     build_tiny_world(folder)
-    write_random(folder / "musicgen", RandomShapes(stereo=stereo))
+    write_random(folder / "musicgen", shapes)
     return MusicGenWorld(folder, limit_s)

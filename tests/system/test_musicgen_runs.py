@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from codec.audio import read_audio
 from policy.checkpoint import load_policy
+from policy.musicgen.random_checkpoint import RandomShapes
 from tests.system.musicgen_world import STEPS, MusicGenWorld, build_musicgen_world
 from tests.system.tiny_world import (
     assert_same_outcome,
@@ -24,9 +25,16 @@ from tests.system.tiny_world import (
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["mono", "stereo"])
+SHAPES = {
+    "mono": RandomShapes(),
+    "stereo": RandomShapes(stereo=True),
+    "melody": RandomShapes(kind="melody", chroma_places=9),
+}
+
+
+@pytest.fixture(scope="module", params=list(SHAPES))
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MusicGenWorld:
-    return build_musicgen_world(tmp_path_factory.mktemp("musicgen_world"), stereo=request.param)
+    return build_musicgen_world(tmp_path_factory.mktemp("musicgen_world"), SHAPES[request.param])
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4], ids=["all_weights", "adapters"])
@@ -53,8 +61,9 @@ def test_a_synchronous_run_is_on_policy_and_equal_when_killed_and_resumed(
     before = load_policy(world.folder / "musicgen").state_dict()
     changed = [name for name, tensor in policy.state_dict().items() if not tensor.equal(before[name])]
     assert "trunk.layers.0.qkv.weight" in changed and not any("embed" in name for name in changed)
+    products = 4 if policy.shapes.melody else 7  # of a layer
     adapters = whole / f"checkpoints/step_{STEPS}/adapters.safetensors"
-    assert adapters.exists() == bool(lora_rank) and (not lora_rank or len(load_file(adapters)) == 2 * 2 * 7)
+    assert adapters.exists() == bool(lora_rank) and (not lora_rank or len(load_file(adapters)) == 2 * 2 * products)
     sound, rate_hz = read_audio(sorted((whole / f"samples/step_{STEPS}").glob("*.wav"))[0])
     assert rate_hz == 32_000 and sound.shape[0] == policy.shapes.audio_channels
 
