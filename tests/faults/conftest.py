@@ -8,7 +8,7 @@ from tests.faults.table import Table
 from tests.system.tiny_world import TinyWorld, build_tiny_world
 
 SYNC = {
-    "learner__steps": 72,  # five for each of fourteen faults: a killed evaluator is noticed by the next evaluation only
+    "learner__steps": 72,  # five for each of fourteen faults
     "evaluation__every": 8,
     "run__checkpoint_every": 8,
     "actors__max_restarts": 100,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.storage import write_text_atomic
 from tests.faults.audit import Audit, audit
 from tests.faults.disturbed_run import DisturbedRun, Hangs
 from tests.faults.place import Place, local_place
@@ -23,6 +24,7 @@ ENDS = (
     ("fill", "disk"),
     ("lock", "disk"),
 )
+AT_ONCE = {"generator", "scorer", "replay", "learner", "driver"}  # what every step needs
 REPLACED = {"kill": "died", "hang": "missed its deadline"}  # in the run's words
 REASONS = {"fill": "No space left on device", "lock": "Read-only file system"}
 ONLY = os.environ.get("FAULT", "")  # the number of one fault of the schedule, to repeat it alone
@@ -66,7 +68,7 @@ class Scenario:
     def run(self, world: TinyWorld, folder: Path) -> Path:
         """-> the run folder. Raises Hangs; AssertionError where the run ends otherwise than it should."""
         self.place = place = self.place or local_place(folder)
-        self._journal = folder / "journal.jsonl"
+        self._journal, self._gate = folder / "journal.jsonl", folder / "journal.gate"
         faults = list(enumerate(draw(self.seed, int(self.settings["learner__steps"]), self.pairs)))
         print(f"\n{self.label}: {len(faults)} faults; to repeat: {self.repeat}")
         print(*(f"  {number:2d}  {fault}" for number, fault in faults), sep="\n", flush=True)
@@ -75,6 +77,7 @@ class Scenario:
             for number, fault in faults:
                 if ONLY in ("", str(number)):
                     run = self._meet(run, Outcome(number, fault))
+            self._gate.unlink(missing_ok=True)
             assert run.wait_for_end(LIMIT_S) == 0, run.tail
         except AssertionError as error:
             struck = str(self.outcomes[-1].fault) if self.outcomes else "before the first fault"
@@ -103,9 +106,11 @@ class Scenario:
         """One fault -> the run that goes on: the same process, or the one that resumed it."""
         self.outcomes.append(outcome)
         fault = outcome.fault
+        self._let(fault.step)
         run.wait_for_step(fault.step, LIMIT_S)
         time.sleep(fault.delay_s)
         outcome.step, struck = steps_done(run.run_dir), time.monotonic()
+        self._let(self._noticed_by(fault, outcome.step))
         self._strike(run, fault)
         if (fault.kind, fault.role) in ENDS:
             return self._resume(run, outcome, struck)
@@ -118,12 +123,22 @@ class Scenario:
             outcome.end = "went on"
         # two steps: what the first is made of may have been there before
         step = min(steps_done(run.run_dir) + 2, int(self.settings["learner__steps"]))
+        self._let(step)
         outcome.recovered_s = run.wait_for_step(step, LIMIT_S) - struck
         assert self.place is not None
         if fault.role == "workers":
             with run.held("learner"):  # a short run would be over before a node is there
                 self.place.heal()
         return run
+
+    def _let(self, step: int) -> None:
+        """The run may take steps up to this one, and those that it might take already."""
+        write_text_atomic(self._gate, str(max(step, int(self._gate.read_text()) if self._gate.exists() else 0)))
+
+    def _noticed_by(self, fault: Fault, step: int) -> int:
+        """The step until which a fault makes itself felt: at once, or with the next evaluation or checkpoint."""
+        every = int(self.settings["evaluation__every"])
+        return step + 2 if set(fault.role.split("+")) <= AT_ONCE else (step // every + 1) * every + 2
 
     def _strike(self, run: DisturbedRun, fault: Fault) -> None:
         assert self.place is not None

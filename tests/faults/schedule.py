@@ -42,7 +42,7 @@ def draw(seed: int, steps: int, pairs: Sequence[tuple[Kind, str]], longest_s: fl
     """
     chance = random.Random(seed)
     order = chance.sample(list(pairs), len(pairs))
-    every = 3 * steps / 4 / len(order)  # the last quarter is left alone: steps go by while a fault is being noticed
+    every = 3 * steps / 4 / len(order)  # the last quarter is left alone: it is needed to notice them all
     return tuple(
         Fault(
             kind,
