@@ -55,6 +55,16 @@ def _check_learner(config: Config) -> None:
         )
     if learner.baseline == "batch_mean" and learner.batch_size < 2:
         raise UserError("learner.batch_size: got 1, allowed at least 2 with learner.baseline=batch_mean")
+    if learner.value_trunk == "policy" and learner.baseline != "value":
+        raise UserError(
+            f"learner.value_trunk: got policy, allowed own with learner.baseline={learner.baseline}, which has no "
+            "value network"
+        )
+    if learner.value_gradient and learner.value_trunk != "policy":
+        raise UserError(
+            f"learner.value_gradient: got {learner.value_gradient:g}, allowed 0 with learner.value_trunk=own, whose "
+            "loss never reaches the policy"
+        )
     if learner.batch_size % learner.workers:
         raise UserError(
             f"learner.workers: got {learner.workers}, allowed a divisor of learner.batch_size ({learner.batch_size})"

@@ -33,6 +33,14 @@ class LearnerConfig:
         "value: V_phi, the paper's; leave_one_out needs sampling.group_size of at least 2",
         choices=("value", "leave_one_out", "batch_mean"),
     )
+    value_trunk: str = setting(
+        "own",
+        "own: V_phi has all weights of its own, as the paper's; policy: it is a head on the policy's states",
+        choices=("own", "policy"),
+    )
+    value_gradient: float = setting(
+        0.0, "with value_trunk=policy: share of the value loss's gradient that reaches the policy's trunk", at_least=0
+    )
     value_learning_rate: float = setting(3e-4, "of the value network", at_least=0, at_most=1)
     value_warmup_steps: int = setting(0, "steps in which only the value network learns", at_least=0)
     importance_clip: float = setting(2.0, "c of w_t = min(pi / mu, c)", above=0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from learner.networks import build_networks
 from learner.optimiser import Optimiser, scheduled_rate
 from learner.outcome import Outcome, batch_metrics, cell_metrics, kl_by_stream, nothing, over_ranks, sum_of
 from learner.ranks import Alone, Ranks, like, recompute_blocks, whole
+from learner.value import ValueHead
 from policy.log_probs import gather, log_distribution
 from policy.lora import changed_names, merged_state, trained_state
 from policy.port import PolicyOfStates, Readout, SamplingSettings
@@ -47,6 +48,14 @@ class _Inputs:
 
     def rows(self, start: int, stop: int) -> _Inputs:
         return _Inputs(**{name: tensor[start:stop] for name, tensor in vars(self).items()})
+
+
+class _Baseline(NamedTuple):
+    """values [B, T]; the value network's loss; and a term whose gradient is what of that loss's the policy takes."""
+
+    values: Tensor
+    loss: float = 0.0
+    pull: Tensor | float = 0.0
 
 
 class Learner:
@@ -164,15 +173,17 @@ class Learner:
     def _losses(self, rows: _Inputs, all_codes: Tensor, last: bool, share: float = 1.0) -> Outcome:
         """share: of the losses in the gradient; 1, or 0 for a pass that only keeps step."""
         tokens, frames = all_codes.numel(), all_codes.shape[0] * all_codes.shape[2]
-        values, value_term = self._values(rows, frames, last, share)
+        shared = isinstance(self.value, ValueHead)
+        baseline = None if shared else self._own_baseline(rows, frames, last, share)  # before: less is held at once
         with torch.set_grad_enabled(self._policy_learns):
-            log_pi, kl, entropy = self._measures(rows)
+            (log_pi, kl, entropy), states = self._measures(rows, shared)
+            values, value_term, pull = baseline or self._shared_baseline(rows, states, frames, last, share)
             weights = objective.importance_weights(log_pi, rows.log_mu, self.config.importance_clip)
             advantage = rows.rewards[:, None] - values.detach()
             policy_term = objective.policy_loss(log_pi, weights, advantage, tokens)
             loss = objective.combine(policy_term, objective.kl_loss(kl, tokens), self.config.alpha)
         if self._policy_learns:
-            self.ranks.backward(loss * share, self.policy, last)
+            self.ranks.backward(loss * share + pull, self.policy, last)
         sums = {
             "kl": kl,
             "entropy": entropy,
@@ -188,22 +199,40 @@ class Learner:
             values=values.detach(),
         )
 
-    def _values(self, rows: _Inputs, frames: int, last: bool, share: float) -> tuple[Tensor, float]:
-        """The baseline [B, T] of the rows, after adding the value network's own gradient; its loss."""
+    def _own_baseline(self, rows: _Inputs, frames: int, last: bool, share: float) -> _Baseline:
+        """What does not hang on the policy's pass; adds the value network's own gradient."""
         if self.value is None:
-            return rows.baseline[:, None].expand(-1, rows.codes.shape[2]), 0.0
+            return _Baseline(rows.baseline[:, None].expand(-1, rows.codes.shape[2]))
         values = self.value(rows.codes, rows.text)
         loss = objective.value_loss(values, rows.rewards, frames)
         self.ranks.backward(loss * share, self.value, last)
-        return values, loss.item()
+        return _Baseline(values, loss.item())
 
-    def _measures(self, rows: _Inputs) -> Measures:
-        """[B, K, T] each: log-probability of the codes, KL to the anchor, entropy."""
+    def _shared_baseline(self, rows: _Inputs, states: list[Tensor], frames: int, last: bool, share: float) -> _Baseline:
+        """From the policy's states [B, T, D]; adds the head's gradient."""
+        assert self.value is not None
+        part = self.config.value_gradient if self._policy_learns else 0.0
+        with torch.enable_grad():
+            read = states[0].detach().float().requires_grad_(part > 0)
+            values = self.value(read)
+            loss = objective.value_loss(values, rows.rewards, frames)
+            self.ranks.backward(loss * share, self.value, last)
+        if not part:
+            return _Baseline(values, loss.item())
+        assert read.grad is not None
+        gradient = part * read.grad / self.ranks.size  # `backward` multiplies by the ranks, here and once more below
+        return _Baseline(values, loss.item(), (states[0].float() * gradient).sum())
+
+    def _measures(self, rows: _Inputs, shown: bool) -> tuple[Measures, list[Tensor]]:
+        """[B, K, T] each: log-probability of the codes, KL to the anchor, entropy; where asked for, the policy's states
+        [B, T, D]."""
+        states: list[Tensor] = []
+        show = states.append if shown else None
         inputs, sampling = (rows.codes, rows.text), self.sampling
         if self._anchor_readout is None:
             with torch.no_grad():
                 log_ref = log_distribution(self.reference, *inputs, sampling)
-            return measure(log_distribution(self.policy, *inputs, sampling), log_ref, rows.codes)
+            return measure(log_distribution(self.policy, *inputs, sampling, show), log_ref, rows.codes), states
         readouts, entries = (self.policy.readout, self._anchor_readout), self.policy.streams[0].size
         with torch.no_grad():
             anchor = self.reference(*inputs, read=lambda states: states, guidance_scale=sampling.guidance_scale)
@@ -211,7 +240,7 @@ class Learner:
         def read(states: Tensor) -> Measures:
             return measure_in_parts(readouts, (states, anchor), rows.codes, sampling, entries)
 
-        return self.policy(*inputs, read=read, guidance_scale=sampling.guidance_scale)
+        return self.policy(*inputs, show=show, read=read, guidance_scale=sampling.guidance_scale), states
 
     @property
     def _policy_learns(self) -> bool:

@@ -85,7 +85,8 @@ def check_memory(need: MemoryNeed, total_bytes: int) -> str:
         raise UserError(
             f"policy.checkpoint: {need} of {size(total_bytes)} on this machine; lower learner.micro_batch_size, "
             "actors.rollout_size or sampling.seconds, set learner.activation_checkpointing, learner.lora_rank, "
-            "learner.optimizer_states=8bit or learner.baseline=leave_one_out, or run on a cluster"
+            "learner.optimizer_states=8bit, learner.value_trunk=policy or learner.baseline=leave_one_out, or run on a "
+            "cluster"
         )
     return f"{need} of {size(total_bytes)}"
 
@@ -113,7 +114,7 @@ def _sampler_bytes(config: Config, model: int) -> int:
 def _learner_bytes(config: Config, shapes: MusicGenShapes, guided: bool) -> int:
     learner, model = config.learner, shapes.parameters
     own_anchor = config.policy.reference not in ("", config.policy.checkpoint) or not learner.lora_rank
-    valued = learner.baseline == "value"
+    valued = learner.baseline == "value" and learner.value_trunk == "own"  # a head alone is nothing beside the rest
     heads = shapes.codebooks * shapes.entries * shapes.width
     if learner.lora_rank:
         trained = (2 if valued else 1) * _adapter_parameters(shapes, learner.lora_rank)

@@ -7,18 +7,28 @@ Source: temperature, MusicRL section 4.2; guidance, arXiv 2209.15352 section 3.2
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from policy.port import Policy, SamplingSettings
 
 
-def log_distribution(policy: Policy, codes: Tensor, text: Tensor, settings: SamplingSettings) -> Tensor:
+def log_distribution(
+    policy: Policy,
+    codes: Tensor,
+    text: Tensor,
+    settings: SamplingSettings,
+    show: Callable[[Tensor], Any] | None = None,
+) -> Tensor:
     """Teacher-forced log-distribution of every cell: codes [B, K, T], text [B, L] -> [B, K, T, V].
 
     Entries that a stream does not have are -inf. The pass under the null condition is made only where guidance asks.
+    show: gets the states of the pass under the text.
     """
-    conditioned = policy(codes, text)
+    conditioned = policy(codes, text, show=show)
     null = None
     if settings.guidance_scale != 1.0:
         null = policy(codes, policy.null_of(text))

@@ -46,8 +46,11 @@ class Policy(Protocol):
         """The null condition that guidance sets against text tokens [B, L]."""
         ...
 
-    def __call__(self, codes: Tensor, text: Tensor) -> Tensor:
-        """Teacher forcing. codes [B, K, T], text [B, L] -> logits [B, K, T, V] of every cell given its past."""
+    def __call__(self, codes: Tensor, text: Tensor, show: Callable[[Tensor], Any] | None = None) -> Tensor:
+        """Teacher forcing. codes [B, K, T], text [B, L] -> logits [B, K, T, V] of every cell given its past.
+
+        show: is called with the trunk's states [B, T, D], of which each knows the text and the frames before it only.
+        """
         ...
 
 
@@ -72,8 +75,13 @@ class PolicyOfStates(Policy, Protocol):
     def readout(self) -> Readout: ...
 
     def __call__(
-        self, codes: Tensor, text: Tensor, read: Callable[[Tensor], Any] | None = None, guidance_scale: float = 1.0
+        self,
+        codes: Tensor,
+        text: Tensor,
+        show: Callable[[Tensor], Any] | None = None,
+        read: Callable[[Tensor], Any] | None = None,
+        guidance_scale: float = 1.0,
     ) -> Any:
         """As a Policy; with `read`, what it makes of the states, guided. It is called within the pass, for of ranks
-        that spread the policy none holds its weights before or after."""
+        that spread the policy none holds its weights before or after. `show` gets the states without guidance."""
         ...

@@ -13,9 +13,10 @@ RQ-Transformer (arXiv 2203.01941), section 3.2 (temporal and depth). Positions a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,15 +80,19 @@ class TinyMusicLM(nn.Module):
         """codes [B, K, T], text [B, L] -> [B, T, D]; state t knows the text and the frames before t."""
         return self.trunk(codes, text)
 
-    def forward(self, codes: Tensor, text: Tensor) -> Tensor:
+    def forward(self, codes: Tensor, text: Tensor, show: Callable[[Tensor], Any] | None = None) -> Tensor:
         """codes [B, K, T], text [B, L] -> logits [B, K, T, V] of every cell given its past; -inf past a stream's size.
 
+        show: is called with the trunk's states [B, T, D].
         Raises ValueError where the codes have another number of streams or more than `max_frames` frames.
         """
         if codes.shape[1] != len(self.streams) or codes.shape[2] > self.config.max_frames:
             allowed = f"[B, {len(self.streams)}, at most {self.config.max_frames}]"
             raise ValueError(f"codes: got shape {list(codes.shape)}, allowed {allowed}")
-        return self.depth(self.trunk(codes, text), codes)
+        states = self.trunk(codes, text)
+        if show is not None:
+            show(states)
+        return self.depth(states, codes)
 
     def set_dropout(self, probability: float) -> None:
         """Dropout on residual branches while in training mode. Zero unless set, and never stored: pretraining only."""

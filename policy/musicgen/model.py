@@ -61,11 +61,14 @@ class MusicGen(nn.Module):
         self,
         codes: Tensor,
         text: Tensor,
+        show: Callable[[Tensor], Any] | None = None,
         read: Callable[[Tensor], Any] | None = None,
         guidance_scale: float = 1.0,
     ) -> Any:
         """codes [B, K, T], text [B, L] -> logits [B, K, T, V] float32 of every cell given its past; with `read`, what
         it makes of the guided states [B, S, D], of which `readout` gives the logits.
+
+        show: is called with the states of the frames under the text, as the trunk gives them: [B, T, D].
 
         Guidance is linear, and so are the heads: logits of guided states are guided logits.
         Raises ValueError where the codes have another number of streams or more frames than there are positions.
@@ -74,6 +77,8 @@ class MusicGen(nn.Module):
         frames = codes.shape[2]
         steps = frames + max(self.shapes.delays)
         states = self.trunk.hidden(codes, text, steps)
+        if show is not None:
+            show(states[:, :frames])
         if guidance_scale != 1.0:
             null = self.trunk.hidden(codes, self.null_of(text), steps)
             states = null + guidance_scale * (states - null)

@@ -32,6 +32,7 @@ from tests.learner.tiny_learner import GUIDED, SETTINGS, batch, config, tiny_pol
 STEPS = 5
 SAVED_AT = 3
 WIDE = {"alpha": 0.3, "freeze": ["trunk.embed*"], "micro_batch_size": 3, "lr_schedule": "linear", "grad_clip": 0.5}
+ONE_TRUNK = {"value_trunk": "policy", "value_gradient": 2.0, "value_learning_rate": 0.1}
 
 
 def musicgen(seed: int, width: int = 16, layers: int = 2, kind: str = "musicgen") -> Any:
@@ -82,6 +83,8 @@ SCENARIOS = {
     "adapters": Scenario(
         {"parallel": "sharded"}, (8,), GUIDED, 2, policy=musicgen, same={"lora_rank": 2, "learning_rate": 0.01}
     ),
+    "data, one trunk": Scenario({"parallel": "data"}, rows=(7, 8, 1), sampling=GUIDED, same=ONE_TRUNK),
+    "sharded, one trunk": Scenario({"parallel": "sharded"}, rows=(1, 8), steps=3, policy=musicgen, same=ONE_TRUNK),
     "bfloat16": Scenario({"parallel": "sharded", "precision": "bfloat16"}, close=0.02, same={"micro_batch_size": 8}),
 }
 SHORT = "8bit"

@@ -139,7 +139,7 @@ def test_the_learner_takes_the_parts(folders: tuple[Path, Path], settings: Sampl
     codes = codes_for(policy)
     rows: Any = mock.Mock(codes=codes, text=policy.encode_text(PROMPTS))
     with mock.patch.object(measures, "distribution_of_logits", wraps=measures.distribution_of_logits) as seen:
-        found = subject._measures(rows)
+        found = subject._measures(rows, shown=False)[0]
     assert seen.call_count == 2  # so small a clip is one part, of policy and anchor
     for one, other in zip(found, slow(policy, anchor, codes, settings), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

@@ -32,6 +32,7 @@ def test_full_training_holds_ten_models_and_adapters_a_fraction() -> None:
     """Policy, anchor, value network, and for two of them gradient and moments: 9 models, and activations."""
     model = SMALL.parameters * 4
     full, alone, adapted = need(), need(baseline="batch_mean"), need(lora_rank=16)
+    assert need(value_trunk="policy") == alone and need(value_trunk="policy", lora_rank=16).learner < adapted.learner
     assert 8.5 * model < full.learner < 10.5 * model
     assert 4.5 * model < alone.learner < 7 * model
     assert 2 * model < adapted.learner < 4 * model

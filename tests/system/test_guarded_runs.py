@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,7 @@ from tests.system.tiny_world import (
     TinyWorld,
     assert_same_outcome,
     metrics_of,
-    open_main,
     run_main,
-    wait_for_step,
 )
 
 STEPS = 8
@@ -99,10 +95,6 @@ def test_stopped_on_the_first_alarm_in_good_order_also_after_a_resume(world: Tin
 @pytest.mark.slow
 def test_a_killed_and_resumed_run_has_the_same_alarms(world: TinyWorld, whole: Path) -> None:
     run_dir = whole.parent / "killed"
-    process = open_main(world.arguments(run_dir, **EXPLOITED))
-    wait_for_step(process, run_dir, 5)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert run_main([f"run.resume={run_dir}"]).returncode == 0
+    world.kill_and_resume(run_dir, 5, **EXPLOITED)
     assert_same_outcome(whole, run_dir, STEPS)
     assert alarms_of(run_dir) == alarms_of(whole)

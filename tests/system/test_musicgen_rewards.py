@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,6 @@ from tests.system.tiny_world import (
     assert_same_outcome,
     check_trained_once,
     metrics_of,
-    open_main,
-    run_main,
-    wait_for_step,
 )
 
 STEPS, ROWS, LIMIT_S = 2, 2, 580.0
@@ -91,12 +86,7 @@ def test_a_synchronous_run_is_equal_when_killed_and_resumed(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     world.run(whole, learner__lora_rank=lora_rank)
     check_scored(whole)
-    process = open_main(world.arguments(killed, learner__lora_rank=lora_rank))
-    wait_for_step(process, killed, 1, LIMIT_S)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    resumed = run_main([f"run.resume={killed}"], LIMIT_S)
-    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    world.kill_and_resume(killed, 1, learner__lora_rank=lora_rank)
     assert_same_outcome(whole, killed, STEPS)
     check_trained_once(killed)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -13,14 +13,7 @@ from codec.audio import read_audio
 from policy.checkpoint import load_policy
 from policy.musicgen.random_checkpoint import RandomShapes
 from tests.system.musicgen_world import STEPS, MusicGenWorld, build_musicgen_world
-from tests.system.tiny_world import (
-    assert_same_outcome,
-    check_trained_once,
-    metrics_of,
-    open_main,
-    run_main,
-    wait_for_step,
-)
+from tests.system.tiny_world import assert_same_outcome, check_trained_once, metrics_of, tensors_of
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +22,10 @@ SHAPES = {
     "mono": RandomShapes(),
     "stereo": RandomShapes(stereo=True),
     "melody": RandomShapes(kind="melody", chroma_places=9),
+}
+SAVED: dict[str, dict[str, Any]] = {
+    "short_moments": {"learner__optimizer_states": "8bit"},
+    "one_trunk": {"learner__value_trunk": "policy", "learner__value_gradient": 0.5},
 }
 
 
@@ -48,12 +45,7 @@ def test_a_synchronous_run_is_on_policy_and_equal_when_killed_and_resumed(
     assert len(rows) == STEPS and rows[0]["kl"] == pytest.approx(0, abs=1e-6)
     for row in rows:
         assert row["staleness_max"] == 0 and row["importance_weight_mean"] == pytest.approx(1, abs=1e-4)
-    process = open_main(world.arguments(killed, learner__lora_rank=lora_rank))
-    wait_for_step(process, killed, 3)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    resumed = run_main([f"run.resume={killed}"])
-    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    world.kill_and_resume(killed, 3, learner__lora_rank=lora_rank)
     assert_same_outcome(whole, killed, STEPS)
     check_trained_once(killed)
 
@@ -83,3 +75,21 @@ def test_a_sampler_in_half_precision_is_reported_and_corrected(world: MusicGenWo
     for row in rows:
         assert row["staleness_max"] == 0 and 1e-4 < row["sampler_mismatch"] < 0.1
         assert row["importance_weight_max"] > 1.001
+
+
+@pytest.mark.parametrize("what", SAVED)
+def test_runs_that_save_memory_are_equal_when_killed_and_resumed(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, what: str
+) -> None:
+    if what == "short_moments" and find_spec("bitsandbytes") is None:
+        pytest.skip("without the extra states: pip install 'musicrl-on-ray[states]'")
+    wide = build_musicgen_world(tmp_path_factory.mktemp("wide"), RandomShapes(width=256, layers=1))  # blocks of 8 bits
+    wide.run(tmp_path / "whole", **SAVED[what])
+    wide.kill_and_resume(tmp_path / "killed", 3, **SAVED[what])
+    assert_same_outcome(tmp_path / "whole", tmp_path / "killed", STEPS)
+    tensors = tensors_of(tmp_path / f"killed/checkpoints/step_{STEPS}")
+    value = [name for name in tensors if name.startswith("value.safetensors:")]
+    codes = [name for name in tensors if name.endswith("codes")]
+    assert (len(value) == 2) == (what == "one_trunk") and bool(codes) == (what == "short_moments")
+    rows = metrics_of(tmp_path / "killed")
+    assert rows[-1]["kl"] > 1e-6 and all(row["value_grad_norm"] > 0 for row in rows)

@@ -60,12 +60,7 @@ def test_the_ledger_adds_up_to_an_independent_clock(whole: Path) -> None:
 def test_a_run_that_was_killed_and_resumed_equals_the_uninterrupted_one(world: TinyWorld, whole: Path) -> None:
     run_dir = whole.parent / "killed"
     step = random.Random(os.getpid()).randrange(1, STEPS - 1)
-    process = open_main(world.arguments(run_dir, learner__steps=STEPS, evaluation__every=4))
-    wait_for_step(process, run_dir, step)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    done = run_main([f"run.resume={run_dir}"])
-    assert done.returncode == 0, f"killed after step {step}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    world.kill_and_resume(run_dir, step, learner__steps=STEPS, evaluation__every=4)
     assert_same_outcome(whole, run_dir, STEPS)
     check_trained_once(run_dir)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -80,6 +81,15 @@ class TinyWorld:
 
     def attempt(self, run_dir: Path | str, **settings: Any) -> subprocess.CompletedProcess[str]:
         return run_main(self.arguments(run_dir, **settings), self.limit_s)
+
+    def kill_and_resume(self, run_dir: Path, step: int, **settings: Any) -> None:
+        """A run that is killed, all of its processes, once a step is done, and gone on with to its end."""
+        process = open_main(self.arguments(run_dir, **settings))
+        wait_for_step(process, run_dir, step, self.limit_s)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        done = run_main([f"run.resume={run_dir}"], self.limit_s)
+        assert done.returncode == 0, f"killed after step {step}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
 def run_main(arguments: list[str], limit_s: float = STEP_LIMIT_S) -> subprocess.CompletedProcess[str]:
