@@ -36,6 +36,7 @@ PARTS = ("policy forward", "reference forward", "value forward", "backward", "op
 VARIANTS = {
     "value": (LearnerConfig(baseline="value"), SamplingSettings()),
     "value, guidance 3": (LearnerConfig(baseline="value"), SamplingSettings(guidance_scale=3.0)),
+    "value on the policy's trunk": (LearnerConfig(value_trunk="policy", value_gradient=0.5), SamplingSettings()),
     "leave_one_out": (LearnerConfig(baseline="leave_one_out"), SamplingSettings()),
 }
 

@@ -1,4 +1,4 @@
-"""Clips of a MusicGen decoded and scored together, against one by one.
+"""Clips of a MusicGen decoded and scored together, against one by one, by the same code and by transformers'.
 
     python -m benchmarks.musicgen_batches [rows=16] [group=4] [seconds=1] [rounds=3] [threads=1] [clap_layers=12]
                                           [only=decode,clap,text_adherence,quality]
@@ -7,7 +7,7 @@ decode: EnCodec at 32 kHz in the size that every MusicGen brings. clap: CLAP in 
 (HTSAT-tiny and roberta-base), which reads ten seconds whatever the clip's length. text_adherence, quality: the embedded
 ones. Codec and CLAP have random weights, which take the same time. `group` clips stand in a row for each prompt. One by
 one and together take turns; other load on the machine hurts CPU time less than wall clock. The floor is what the
-multiplications of "together" take at the rate of one large matrix product, which has its turn too.
+multiplications of "together" take at the rate of one large matrix product of oneDNN's, which has its turn too.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from codec.audio import resample
 from codec.musicgen_codec import MusicGenCodec
 from codec.musicgen_folder import CODEC_DEFAULTS
+from codec.onednn import product
 from codec.torchaudio_guard import import_torchaudio
 from configs.paths import PROJECT_ROOT
 from configs.schema import RewardConfig
@@ -45,7 +47,8 @@ DEFAULTS = {
 WORDS = "slow calm piano fast drums and a flute music"
 PRODUCTS, SQUARE = 20, torch.ones(1024, 1024)
 PRODUCT_FLOP = PRODUCTS * 2 * len(SQUARE) ** 3
-Pair = tuple[Callable[[], object], Callable[[], object]]  # one by one, together
+Calls = dict[str, Callable[[], object]]
+ALONE, TOGETHER, THEIRS, FLOOR = "one by one", "together", "transformers, one by one", "floor"
 
 
 def main(arguments: list[str]) -> int:
@@ -55,28 +58,29 @@ def main(arguments: list[str]) -> int:
         return 2
     torch.set_num_threads(int(options["threads"]))
     print(f"{options['rows']} clips of {options['seconds']} s, {options['group']} of a prompt\n")
-    heads = (
-        "what",
-        "one by one s",
-        "together s",
-        "ratio, wall clock",
-        "ratio, CPU",
-        "floor s",
-        "together / floor",
-        "load",
-    )
-    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for name, pair in _pairs(options):
-        work = _multiplications(pair[1])
-        spent = [[_clocked(call) for call in (*pair, _product)] for _ in range(int(options["rounds"]))]
-        walls = [statistics.median(clocks[side][0] for clocks in spent) for side in (0, 1)]
-        ratios = [sorted(clocks[0][at] / clocks[1][at] for clocks in spent) for at in (0, 1)]
-        shown = [f"{statistics.median(each):.2f} ({each[0]:.2f}..{each[-1]:.2f})" for each in ratios]
-        floor = min(clocks[2][1] for clocks in spent) * work / PRODUCT_FLOP
-        least = [f"{floor:.2f}", f"{min(clocks[1][1] for clocks in spent) / floor:.2f}"]
-        cells = [name, f"{walls[0]:.2f}", f"{walls[1]:.2f}", *shown, *least, f"{os.getloadavg()[0]:.1f}"]
-        print(f"| {' | '.join(cells)} |", flush=True)
+    heads = ("what", ALONE, TOGETHER, "ratio, CPU", THEIRS, "ratio to it, CPU", FLOOR, "together / floor", "load")
+    print(f"Seconds of CPU time.\n\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for name, calls in _subjects(options):
+        work = _multiplications(calls[TOGETHER])
+        spent = [
+            {side: _cpu_seconds(call) for side, call in {**calls, FLOOR: _product}.items()}
+            for _ in range(int(options["rounds"]))
+        ]
+        floor = min(each[FLOOR] for each in spent) * work / PRODUCT_FLOP
+        over = min(each[TOGETHER] for each in spent) / floor
+        cells = [name, *_against(spent, ALONE)[:1], f"{statistics.median(each[TOGETHER] for each in spent):.2f}"]
+        cells += [_against(spent, ALONE)[1], *_against(spent, THEIRS), f"{floor:.2f}", f"{over:.2f}"]
+        print(f"| {' | '.join(cells)} | {os.getloadavg()[0]:.1f} |", flush=True)
     return 0
+
+
+def _against(spent: list[dict[str, float]], side: str) -> tuple[str, str]:
+    """Seconds of one side, and how many times those of "together" they are: median (range); empty where it is not."""
+    if side not in spent[0]:
+        return "", ""
+    ratios = sorted(each[side] / each[TOGETHER] for each in spent)
+    seconds = statistics.median(each[side] for each in spent)
+    return f"{seconds:.2f}", f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}..{ratios[-1]:.2f})"
 
 
 def _multiplications(call: Callable[[], object]) -> int:
@@ -88,16 +92,16 @@ def _multiplications(call: Callable[[], object]) -> int:
 
 def _product() -> None:
     for _ in range(PRODUCTS):
-        torch.mm(SQUARE, SQUARE)
+        product(SQUARE, SQUARE)
 
 
-def _clocked(call: Callable[[], object]) -> tuple[float, float]:
-    begin, begin_cpu = time.perf_counter(), time.process_time()
+def _cpu_seconds(call: Callable[[], object]) -> float:
+    begin = time.process_time()
     call()
-    return time.perf_counter() - begin, time.process_time() - begin_cpu
+    return time.process_time() - begin
 
 
-def _pairs(options: dict[str, str]) -> Iterator[tuple[str, Pair]]:
+def _subjects(options: dict[str, str]) -> Iterator[tuple[str, Calls]]:
     rows, group, seconds = int(options["rows"]), int(options["group"]), float(options["seconds"])
     wanted = options["only"].split(",")
     clips = _clips(rows, group, seconds)
@@ -106,24 +110,51 @@ def _pairs(options: dict[str, str]) -> Iterator[tuple[str, Pair]]:
     with tempfile.TemporaryDirectory() as folder:
         if "clap" in wanted:
             _write_clap(Path(folder), int(options["clap_layers"]))
-            yield "clap", _scoring(clips, {"clap": RewardConfig(checkpoint=folder)})
+            calls = _scoring(clips, {"clap": RewardConfig(checkpoint=folder)})
+            yield "clap", {**calls, THEIRS: _clap_of_transformers(Path(folder), clips)}
     for name in ("text_adherence", "quality"):
         if name in wanted:
             yield name, _scoring(clips, {name: RewardConfig(checkpoint=str(PROJECT_ROOT / "assets/tiny" / name))})
 
 
-def _decoding(rows: int, frames: int) -> Pair:
+def _decoding(rows: int, frames: int) -> Calls:
     torch.manual_seed(0)
     codec = MusicGenCodec(CODEC_DEFAULTS, channels=1, levels=4).eval().requires_grad_(False)
     codec.codebooks.normal_()
     codes = torch.randint(2048, (rows, 4, frames))
-    return lambda: [codec.decode(clip) for clip in codes.split(1)], lambda: codec.decode(codes)
+    import_torchaudio()
+    import transformers
+
+    theirs = transformers.EncodecModel(transformers.EncodecConfig(**CODEC_DEFAULTS)).eval().requires_grad_(False)
+    return {
+        ALONE: lambda: [codec.decode(clip) for clip in codes.split(1)],
+        TOGETHER: lambda: codec.decode(codes),
+        THEIRS: lambda: [theirs.decode(clip[None], [None]) for clip in codes.split(1)],
+    }
 
 
-def _scoring(clips: ClipBatch, config: dict[str, RewardConfig]) -> Pair:
+def _scoring(clips: ClipBatch, config: dict[str, RewardConfig]) -> Calls:
     (model,) = build_rewards(config)
     each = [clips.take([row]) for row in range(len(clips))]
-    return lambda: [model.score(clip) for clip in each], lambda: model.score(clips)
+    return {ALONE: lambda: [model.score(clip) for clip in each], TOGETHER: lambda: model.score(clips)}
+
+
+def _clap_of_transformers(folder: Path, clips: ClipBatch) -> Callable[[], object]:
+    """The package's own feature extractor, tokenizer and model, a clip and its prompt at a time; clips at its rate."""
+    import transformers
+
+    model = transformers.ClapModel.from_pretrained(folder).eval().requires_grad_(False)
+    features = transformers.ClapFeatureExtractor.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert clips.pcm is not None
+    sounds = resample(clips.pcm[:, 0], clips.sample_rate_hz, features.sampling_rate)
+
+    @torch.inference_mode()
+    def score(sound: np.ndarray, prompt: str) -> None:
+        heard = features(sound, sampling_rate=features.sampling_rate, return_tensors="pt")
+        model(**heard, **tokenizer(prompt, return_tensors="pt"))
+
+    return lambda: [score(sound, prompt) for sound, prompt in zip(sounds, clips.prompts, strict=True)]
 
 
 def _clips(rows: int, group: int, seconds: float) -> ClipBatch:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from cluster.errors import UserError
+from codec import onednn
 from codec.audio import resample
 from codec.log_mel import SAMPLE_RATE_HZ as MEL_RATE_HZ
 from codec.log_mel import log_mel
 from codec.musicgen_folder import MusicGenFolder
 from codec.musicgen_names import codec_name
 from codec.quantizer import nearest
+from codec.seanet_decoder import ChannelsLastDecoder
 from codec.tensor_files import StoredTensors
 from codec.torchaudio_guard import import_encodec
 
 KIND = "musicgen"
-GROUP_BYTES = 4 * 2**20  # of clips between two layers of the decoder: some of them stay in a cache
 _SCALES = {"weight_g": "weight_v", "parametrizations.weight.original0": "parametrizations.weight.original1"}
 _ONLY_TRAINING = ("embed_avg", "cluster_size", "inited")  # of a codebook
 
@@ -53,6 +54,7 @@ class MusicGenCodec(nn.Module):
         entries, width = int(config["codebook_size"]), int(config["codebook_dim"] or config["hidden_size"])
         self.register_buffer("codebooks", torch.zeros(levels, entries, width))  # [K, V, D]
         self.version = ""
+        self._on_cpu: ChannelsLastDecoder | None = None  # laid out when it is first used
 
     @classmethod
     def load(cls, directory: str | Path, field: str = "codec.checkpoint") -> MusicGenCodec:
@@ -89,16 +91,16 @@ class MusicGenCodec(nn.Module):
         sides = codes.long().unflatten(1, (-1, self.channels)).transpose(1, 2).flatten(0, 1)  # [B C, K, T]
         latent = sum(book[level] for book, level in zip(self.codebooks, sides.unbind(1), strict=False))  # [B C, T, D]
         assert isinstance(latent, Tensor)
-        pcm = self._synthesise(latent.transpose(1, 2))
-        return pcm.unflatten(0, (-1, self.channels)).squeeze(2).clamp(-1.0, 1.0)
+        pcm = self._synthesise(latent)
+        return pcm.unflatten(0, (-1, self.channels)).clamp(-1.0, 1.0)
 
     def _synthesise(self, latent: Tensor) -> Tensor:
-        """latent [B, D, T] -> pcm [B, 1, N]: what `self.decoder` makes of it.
-
-        On a CPU the first layers, whose time goes into reading their weights, take all clips at once. What a later
-        one makes of many clips would fall out of the cache before the next one reads it: it takes a few.
-        """
-        return self.decoder(latent) if latent.device.type != "cpu" else _in_groups(list(self.decoder.model), latent)
+        """latent [B, T, D] -> pcm [B, N]: what `self.decoder` makes of it."""
+        if latent.device.type != "cpu" or not onednn.serves():
+            return self.decoder(latent.transpose(1, 2)).squeeze(1)
+        if self._on_cpu is None:
+            self._on_cpu = ChannelsLastDecoder(self.decoder)
+        return self._on_cpu(latent).squeeze(2)
 
     def decode_log_mel(self, codes: Tensor) -> Tensor:
         """codes [B, k, T] -> log-mel [B, 64, F] of the decoded audio at 16 kHz, the mean of both sides in stereo."""
@@ -124,16 +126,8 @@ class MusicGenCodec(nn.Module):
             if not tensor.isfinite().all():
                 raise UserError(f"{whose}, whose codec's {name} has values that are not finite")
         self.load_state_dict({names[name]: tensor for name, tensor in found.items()})
+        self._on_cpu = None
         self.version = _digest(found)
-
-
-def _in_groups(layers: Sequence[nn.Module], clips: Tensor) -> Tensor:
-    """clips [B, ...] -> what the layers make of them, a few at a time: as many as make up GROUP_BYTES."""
-    if not layers:
-        return clips
-    made = layers[0](clips)
-    size = max(1, GROUP_BYTES // (made[0].numel() * made.element_size()))
-    return torch.cat([_in_groups(layers[1:], group) for group in made.split(size)])
 
 
 def plain_tensors(stored: StoredTensors) -> dict[str, Tensor]:

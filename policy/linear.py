@@ -1,9 +1,7 @@
 """Bias-free linear layers that are faster on a CPU than torch's own, in two kinds.
 
 `Linear` gives results that do not hang on how many rows are worked out together: forward it runs the product that the
-sampler runs too (policy.compiled.product). `Dense` runs forward on oneDNN. Backward both do, which comes with torch and
-is about twice as fast on a CPU as torch's own float32 route: that hands matrix products to MKL, which keeps to AVX2 on
-processors of other makers.
+sampler runs too (policy.compiled.product). `Dense` runs forward on oneDNN (codec.onednn). Backward both do.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec import onednn
 from policy.compiled.product import pack, product
 from policy.compiled.simd import Floats
 from policy.threads import share_rows
@@ -49,7 +48,7 @@ class Dense(nn.Linear):
 
 def dense(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., I], weight [O, I] -> [..., O], differentiable."""
-    if kernels_serve(x, weight) and torch.backends.mkldnn.is_available():
+    if kernels_serve(x, weight) and onednn.serves():
         return _Dense.apply(x, weight)
     # of more than two dimensions that do not lie together in memory, torch would copy the weight for each row
     return F.linear(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
@@ -85,10 +84,10 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        grad_x = _product(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        grad_x = onednn.product(grad, weight.t()) if ctx.needs_input_grad[0] else None
         grad_weight = None
         if ctx.needs_input_grad[1]:
-            grad_weight = _product(grad.flatten(0, -2).t(), x.flatten(0, -2).t())
+            grad_weight = onednn.product(grad.flatten(0, -2).t(), x.flatten(0, -2).t())
         return grad_x, grad_weight
 
 
@@ -99,17 +98,11 @@ class _Dense(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         learns_x, learns_weight = ctx.needs_input_grad
         ctx.save_for_backward(x if learns_weight else None, weight if learns_x else None)
-        return _product(x, weight)
+        return onednn.product(x, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        grad_x = None if weight is None else _product(grad, weight.t())
-        grad_weight = None if x is None else _product(grad.flatten(0, -2).t(), x.flatten(0, -2).t())
+        grad_x = None if weight is None else onednn.product(grad, weight.t())
+        grad_weight = None if x is None else onednn.product(grad.flatten(0, -2).t(), x.flatten(0, -2).t())
         return grad_x, grad_weight
-
-
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    if torch.backends.mkldnn.is_available():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return F.linear(x, weight)

@@ -18,7 +18,7 @@ import torch
 from cluster.errors import UserError
 from rewards.extra.catalogue import need
 from rewards.extra.sound import mono_at, scores_of_finite
-from rewards.extra.weights import content_version, device_of, fill, local_folder, read_tensors
+from rewards.extra.weights import content_version, device_of, fill, frozen, local_folder, read_tensors
 from rewards.port import ClipBatch, ClipView
 
 AXES = ("CE", "CU", "PC", "PQ")
@@ -50,7 +50,7 @@ class Audiobox:
             raise UserError(f"axis: got {unknown[0]!r}, allowed {', '.join(AXES)}, or several joined by +")
         folder = local_folder(checkpoint, self.name)
         self.batch_size, self.device = int(batch_size), device_of(device)
-        self.model = _load(folder).to(self.device).eval().requires_grad_(False)
+        self.model = frozen(_load(folder), self.device)
         self.version = content_version(folder)
 
     def score(self, clips: ClipBatch) -> np.ndarray:

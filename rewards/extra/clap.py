@@ -20,10 +20,11 @@ from torch.nn import functional as F
 from cluster.errors import UserError
 from rewards.extra.catalogue import need
 from rewards.extra.sound import covering_windows, mono_at, scores_of_finite
-from rewards.extra.weights import content_version, device_of, local_folder, refusing_downloads
+from rewards.extra.weights import content_version, device_of, frozen, local_folder, refusing_downloads
 from rewards.port import ClipBatch, ClipView
 
 LONGEST_TEXT = 77  # tokens, as the models were trained
+CPU_WINDOWS = 4  # at once: of eight, what a layer makes is out of the cache when the next one reads it
 
 
 class Clap:
@@ -33,14 +34,16 @@ class Clap:
     needs: frozenset[ClipView] = frozenset({"pcm"})
     shift, scale = 0.0, 1.0
 
-    def __init__(self, checkpoint: str, device: str = "auto", batch_size: int = 8) -> None:
+    def __init__(self, checkpoint: str, device: str = "auto", batch_size: int = 0) -> None:
+        """batch_size: windows at once; 0: 32 on a GPU, on a CPU as many as its caches hold."""
         folder = local_folder(checkpoint, self.model_name)
-        self.name, self.batch_size, self.device = self.model_name, int(batch_size), device_of(device)
+        self.name, self.device = self.model_name, device_of(device)
+        self.batch_size = int(batch_size) or (CPU_WINDOWS if self.device.type == "cpu" else 32)
         transformers = need("transformers", self.model_name)
         transformers.utils.logging.disable_progress_bar()
         with refusing_downloads():
             self.model, self.features, self.tokenizer = self._load(transformers, folder)
-        self.model.to(self.device).eval().requires_grad_(False)
+        self.model = frozen(self.model, self.device)
         self.version = content_version(folder)
         extractor = self.features
         self.rate_hz, self.window = extractor.sampling_rate, extractor.nb_max_samples

@@ -29,6 +29,7 @@ from rewards.extra.weights import (
     content_version,
     device_of,
     fill,
+    frozen,
     local_folder,
     read_tensors,
     refusing_downloads,
@@ -50,7 +51,7 @@ class MuqMulan:
         folder = local_folder(checkpoint, self.name, "config.json")
         self.device = device_of(device)
         with refusing_downloads():
-            self.model = _load(folder).to(self.device).eval().requires_grad_(False)
+            self.model = frozen(_load(folder), self.device)
         self.version = content_version(folder)
 
     def score(self, clips: ClipBatch) -> np.ndarray:

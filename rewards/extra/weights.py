@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cluster.errors import UserError
+from codec.onednn import multiply_by_onednn
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".th")
 
@@ -107,6 +108,12 @@ def device_of(name: str) -> torch.device:
         return torch.device(name)
     except RuntimeError:
         raise UserError(f"device: got {name!r}, allowed auto, cpu or cuda") from None
+
+
+def frozen(model: Any, device: torch.device) -> Any:
+    """A model that is only asked, on its device; on a CPU it multiplies by oneDNN."""
+    multiply_by_onednn(model)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def _numpy_scalars() -> list[Any]:
