@@ -30,7 +30,7 @@ TEXT_PLACES = 64  # of a long caption, before the tokens of a MusicGen-Melody
 KEPT_LOGITS = 14  # arrays of the size of the logits, between them and the loss
 PART_NUMBERS = 2**20  # logits of one network that the learner makes at a time: arrays of them fit into a CPU's cache
 CODEC_ARRAYS = 3  # of the codec's widest layer at once
-T5_BYTES, CODEC_BYTES = 440_000_000, 240_000_000  # of the text encoder and the codec of every released MusicGen
+T5_BYTES, CODEC_BYTES = 440_000_000, 280_000_000  # of every released MusicGen; codec: with its layout for a CPU
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
