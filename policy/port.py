@@ -46,7 +46,7 @@ class Policy(Protocol):
         """The null condition that guidance sets against text tokens [B, L]."""
         ...
 
-    def __call__(self, codes: Tensor, text: Tensor, show: Callable[[Tensor], Any] | None = None) -> Tensor:
+    def __call__(self, codes: Tensor, text: Tensor, *, show: Callable[[Tensor], Any] | None = None) -> Tensor:
         """Teacher forcing. codes [B, K, T], text [B, L] -> logits [B, K, T, V] of every cell given its past.
 
         show: is called with the trunk's states [B, T, D], of which each knows the text and the frames before it only.
@@ -78,6 +78,7 @@ class PolicyOfStates(Policy, Protocol):
         self,
         codes: Tensor,
         text: Tensor,
+        *,
         show: Callable[[Tensor], Any] | None = None,
         read: Callable[[Tensor], Any] | None = None,
         guidance_scale: float = 1.0,

@@ -80,7 +80,7 @@ class TinyMusicLM(nn.Module):
         """codes [B, K, T], text [B, L] -> [B, T, D]; state t knows the text and the frames before t."""
         return self.trunk(codes, text)
 
-    def forward(self, codes: Tensor, text: Tensor, show: Callable[[Tensor], Any] | None = None) -> Tensor:
+    def forward(self, codes: Tensor, text: Tensor, *, show: Callable[[Tensor], Any] | None = None) -> Tensor:
         """codes [B, K, T], text [B, L] -> logits [B, K, T, V] of every cell given its past; -inf past a stream's size.
 
         show: is called with the trunk's states [B, T, D].

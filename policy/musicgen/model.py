@@ -61,6 +61,7 @@ class MusicGen(nn.Module):
         self,
         codes: Tensor,
         text: Tensor,
+        *,
         show: Callable[[Tensor], Any] | None = None,
         read: Callable[[Tensor], Any] | None = None,
         guidance_scale: float = 1.0,

@@ -160,7 +160,9 @@ def test_sampler_and_learner_agree_on_every_cell(directory: Path, guidance: floa
     codes, log_probs = sampler_of(served).sample(text, range(5), FRAMES, settings)
     with torch.no_grad():
         taught = gather(log_distribution(policy, codes, text, settings), codes)
-        read = policy(codes, text, lambda states: policy.readout.logits(states, 0, FRAMES), guidance)
+        read = policy(
+            codes, text, read=lambda states: policy.readout.logits(states, 0, FRAMES), guidance_scale=guidance
+        )
     assert (taught - log_probs).abs().max() < 1e-5
     assert (gather((read / 0.8).log_softmax(-1), codes) - taught).abs().max() < 1e-5
     assert log_probs.std() > 0.1 and not torch.equal(codes[1], codes[3])
