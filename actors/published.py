@@ -7,13 +7,15 @@ import torch
 
 from cluster.errors import RunFailed
 from cluster.weight_bus import FETCH_DEADLINE_S, Publication, receive, receive_into
+from policy.lora import adapted_names, merge_into
 
 
 class PublishedWeights:
     """Lays publications into a module's own tensors, whatever device they are on.
 
     A publication over a base needs the base below it: it is fetched where it is not there yet, or where another
-    publication has changed more of it than this one sets.
+    publication has changed more of it than this one sets. Adapters are merged with their base, and the next ones with
+    that base again.
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
@@ -33,8 +35,12 @@ class PublishedWeights:
             if have != base.checksum or not changed <= publication.names:
                 self._copy(base, deadline_s)
                 have, changed = base.checksum, frozenset()
-            self._copy(publication, deadline_s)
-            changed |= publication.names
+            if adapted := adapted_names(publication.names):
+                self._merge(publication, deadline_s)
+                changed = frozenset(adapted)
+            else:
+                self._copy(publication, deadline_s)
+                changed |= publication.names
         self._base, self._changed = have, changed
 
     def _copy(self, publication: Publication, deadline_s: float) -> None:
@@ -48,6 +54,14 @@ class PublishedWeights:
         with torch.no_grad():  # one tensor at a time is held beside the module
             for name, array in receive(publication, lambda name: np.empty(*rooms[name]), deadline_s):
                 here[name].copy_(torch.from_numpy(array))
+
+    def _merge(self, publication: Publication, deadline_s: float) -> None:
+        rooms = {spec.name: (spec.shape, spec.dtype) for spec in publication.spec}
+        found = dict(receive(publication, lambda name: np.empty(*rooms[name]), deadline_s))
+        try:
+            merge_into(self._module.state_dict(), {name: torch.from_numpy(array) for name, array in found.items()})
+        except ValueError as error:
+            raise RunFailed(f"weights: {error}") from error
 
     def _check_fit(self, publication: Publication, own: dict[str, torch.Tensor]) -> None:
         odd = publication.names ^ own.keys() if publication.base is None else publication.names - own.keys()

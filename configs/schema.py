@@ -97,7 +97,9 @@ class WeightsConfig:
         choices=("object_store", "collective"),
     )
     changed_only: bool = setting(
-        False, "after the first time, publish only the tensors that learner.freeze lets training change"
+        False,
+        "after the first time, publish only what training changes: the tensors that learner.freeze leaves, or, with "
+        "learner.lora_rank and object_store, the adapters, which readers merge",
     )
     deadline_s: float = setting(30.0, "of one broadcast; members that miss it are left out and join again", above=0)
 

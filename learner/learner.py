@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from learner.outcome import Outcome, batch_metrics, cell_metrics, kl_by_stream, 
 from learner.ranks import Alone, Ranks, like, recompute_blocks, whole
 from learner.value import ValueHead
 from policy.log_probs import gather, log_distribution
-from policy.lora import changed_names, merged_state, trained_state
+from policy.lora import adapters_of, changed_names, merged_state, plain_state, trained_state
 from policy.port import PolicyOfStates, Readout, SamplingSettings
 
 
@@ -297,9 +298,17 @@ class Learner:
         """The tensors of `whole_policy` by name, in a fixed order, as numpy; empty on a rank that does not lead. On a
         CPU these are views of live weights: copy them out (the object store does) before the next step."""
         policy = self.whole_policy()
-        if policy is None:
-            return {}
-        return {name: tensor.detach().cpu().numpy() for name, tensor in merged_state(policy)}
+        return {} if policy is None else _arrays(merged_state(policy))
+
+    def frozen_weights(self) -> dict[str, np.ndarray]:
+        """The tensors of a policy with adapters, as if it had none: what stays the same; else as `weights`."""
+        policy = self.whole_policy()
+        return {} if policy is None else _arrays(plain_state(policy).items())
+
+    def adapters(self) -> dict[str, np.ndarray]:
+        """What policy.lora.merge_into adds to `frozen_weights`, so that they become `weights`; else as these."""
+        policy = self.whole_policy()
+        return {} if policy is None else _arrays(adapters_of(policy).items())
 
     @property
     def trained_names(self) -> list[str]:
@@ -366,6 +375,10 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape};".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _arrays(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, np.ndarray]:
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors}
 
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor]) -> None:

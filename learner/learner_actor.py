@@ -50,6 +50,11 @@ class LearnerActor:
         self._bus = WeightBus(epoch, make_transport(config.weights)) if self._ranks.leads else None
         self._whole: Publication | None = None  # what publications of changed tensors are laid over
         self._published = -1  # version
+        # a broadcast would have to send the base, too, to whoever merges
+        weights = config.weights
+        self._adapters_alone = bool(
+            config.learner.lora_rank and weights.changed_only and weights.backend == "object_store"
+        )
         sampling = SamplingSettings(config.sampling.temperature, config.sampling.guidance_scale)
         device = "cuda" if config.learner.gpus and not self._ranks.spreads else "cpu"  # ranks move what they spread
         policy = load_policy(config.policy.checkpoint).to(device)
@@ -83,6 +88,8 @@ class LearnerActor:
         version = self._learner.version
         if self._published == version and not again:
             return self._bus.newest if self._bus is not None else None
+        if self._adapters_alone:
+            return self._publish_adapters(version, again)
         with self._exchanging():
             weights = self._learner.weights()
         self._published = version
@@ -93,6 +100,18 @@ class LearnerActor:
             return self._bus.publish(changing, version, self._probe(), self._whole)
         self._whole = self._bus.publish(weights, version, self._probe())
         return self._whole
+
+    def _publish_adapters(self, version: int, again: bool) -> Publication | None:
+        first = self._published < 0 or again
+        with self._exchanging():
+            frozen = self._learner.frozen_weights() if first else {}
+            adapters = self._learner.adapters()
+        self._published = version
+        if self._bus is None:
+            return None
+        if first:
+            self._whole = self._bus.publish(frozen, version)
+        return self._bus.publish(adapters, version, self._probe(), self._whole)
 
     def save(self, run_dir: str, controller_state: dict[str, Any], needed: Sequence[int] = ()) -> str:
         """A complete checkpoint of the current version; older ones beyond `run.keep_checkpoints` go, but not those of

@@ -3,14 +3,14 @@
     y = W x + (alpha / r) B A x,      merged: W + (alpha / r) B A
 
 B starts at zero, so that the adapted network starts as the network that it adapts. Samplers never see adapters: they
-get the merged matrices.
+get merged matrices, or merge what they get.
 Source: Hu et al., arXiv 2106.09685, section 4.1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from policy.linear import Dense, dense
 
 ADAPTERS = ("lora_a", "lora_b")
+FACTOR = "lora_factor"  # beside adapters on their way: alpha / r, float64 [1]
 
 
 class AdaptedLinear(nn.Linear):
@@ -74,6 +75,46 @@ def merged_state(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if leaf in ADAPTERS:
             continue
         yield name, adapted[owner].merged() if owner in adapted and leaf == "weight" else tensor
+
+
+def plain_state(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network by name, as if it had never had adapters."""
+    return {name: tensor for name, tensor in network.state_dict().items() if name.rpartition(".")[2] not in ADAPTERS}
+
+
+def adapters_of(network: nn.Module) -> dict[str, Tensor]:
+    """lora_a [r, I] and lora_b [O, r] of each adapted layer, by name, and FACTOR, for `merge_into`."""
+    factors = {module.factor for module in network.modules() if isinstance(module, AdaptedLinear)}
+    (factor,) = factors  # one rank and one alpha for all
+    state = {name: tensor for name, tensor in network.state_dict().items() if name.rpartition(".")[2] in ADAPTERS}
+    return {**state, FACTOR: torch.tensor([factor], dtype=torch.float64)}
+
+
+def adapted_names(names: Iterable[str]) -> list[str]:
+    """The weights that adapters of these names belong to; empty where the names are no adapters."""
+    return [f"{name.removesuffix('.lora_b')}.weight" for name in names if name.endswith(".lora_b")]
+
+
+@torch.no_grad()
+def merge_into(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor]) -> None:
+    """Adds adapters, as `adapters_of` gives them, to the weights that they belong to, in place: the same bits as those
+    of `merged_state`.
+
+    Raises ValueError, before anything is changed, where adapters and weights do not fit each other.
+    """
+    names = adapted_names(adapters)
+    pairs = {name: [adapters.get(name.removesuffix("weight") + part) for part in ADAPTERS] for name in names}
+    if set(adapters) != {FACTOR, *(name.removesuffix("weight") + part for name in names for part in ADAPTERS)}:
+        raise ValueError(f"adapters: got {sorted(adapters)[:3]} …, allowed a lora_a and a lora_b of each, and {FACTOR}")
+    for name, (a, b) in pairs.items():
+        shape = tuple(weights[name].shape) if name in weights else None
+        if a is None or b is None or shape != (len(b), a.shape[1]) or a.shape[0] != b.shape[1]:
+            raise ValueError(f"adapters: those of {name} do not fit its shape {shape}")
+    factor = adapters[FACTOR].item()
+    for name, (a, b) in pairs.items():
+        weight = weights[name]
+        assert a is not None and b is not None
+        weight.addmm_(b.to(weight), a.to(weight), alpha=factor)
 
 
 def trained_state(network: nn.Module) -> dict[str, Tensor]:

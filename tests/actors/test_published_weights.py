@@ -83,6 +83,67 @@ def test_after_damage_the_base_is_fetched_again(bus: WeightBus) -> None:
     assert held(own) == {"0.weight": 0.0, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 1.0}
 
 
+def adapters(value: float, names: tuple[str, ...] = ("0", "1"), rank: int = 2) -> dict[str, np.ndarray]:
+    """Of which each adds 0.5 * rank * value to a weight."""
+    found = {"lora_factor": np.array([0.5])}
+    for name in names:
+        outputs, inputs = module().state_dict()[f"{name}.weight"].shape
+        found[f"{name}.lora_a"] = np.ones((rank, inputs), np.float32)
+        found[f"{name}.lora_b"] = np.full((outputs, rank), value, np.float32)
+    return found
+
+
+def test_adapters_are_merged_with_their_base_whatever_came_before(bus: WeightBus) -> None:
+    base = bus.publish(filled(1.0), 0)
+    one = bus.publish(adapters(3.0), 1, base=base)
+    other = bus.publish(adapters(5.0, ("1",)), 2, base=base)
+    part = bus.publish(filled(2.0, ("0.bias",)), 3, base=base)
+    expected = [
+        (base, {"0.weight": 1.0, "0.bias": 1.0, "1.weight": 1.0, "1.bias": 1.0}),
+        (one, {"0.weight": 4.0, "0.bias": 1.0, "1.weight": 4.0, "1.bias": 1.0}),
+        (other, {"0.weight": 1.0, "0.bias": 1.0, "1.weight": 6.0, "1.bias": 1.0}),
+        (part, {"0.weight": 1.0, "0.bias": 2.0, "1.weight": 1.0, "1.bias": 1.0}),
+    ]
+    rng = np.random.default_rng(0)
+    own = module()
+    weights = PublishedWeights(own)
+    for publication, contents in (expected[place] for place in rng.integers(len(expected), size=40)):
+        weights.load(publication)
+        assert held(own) == contents
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"0.lora_b": np.zeros((5, 2), np.float32)}, r"those of 0.weight do not fit its shape \(2, 3\)"),
+        ({"0.lora_a": np.zeros((3, 3), np.float32)}, r"those of 0.weight do not fit"),
+        (
+            {"2.lora_a": np.zeros((2, 3), np.float32), "2.lora_b": np.zeros((2, 2), np.float32)},
+            "those of 2.weight do not",
+        ),
+        ({"0.bias": np.zeros(2, np.float32)}, r"adapters: got \['0.bias', .* allowed a lora_a and a lora_b of each"),
+    ],
+)
+def test_adapters_that_do_not_fit_are_refused(bus: WeightBus, changed: dict[str, np.ndarray], said: str) -> None:
+    own = module()
+    weights, base = PublishedWeights(own), bus.publish(filled(1.0), 0)
+    with pytest.raises(RunFailed, match=said):
+        weights.load(bus.publish(adapters(3.0) | changed, 1, base=base))
+    assert set(held(own).values()) == {1.0}  # nothing was changed before all was looked at
+    weights.load(bus.publish(adapters(3.0), 2, base=base))
+    assert held(own)["1.weight"] == 4.0
+
+
+def test_damaged_adapters_are_never_merged(bus: WeightBus) -> None:
+    own = module()
+    weights, base = PublishedWeights(own), bus.publish(filled(1.0), 0)
+    damaged = bus.publish(adapters(3.0), 1, base=base)
+    damaged.ticket.flat[0][0] ^= 1
+    with pytest.raises(CorruptWeights):
+        weights.load(damaged)
+    assert set(held(own).values()) == {1.0}
+
+
 def test_other_names_shapes_and_types_are_refused(bus: WeightBus) -> None:
     weights = PublishedWeights(module())
     with pytest.raises(RunFailed, match="on one side only"):

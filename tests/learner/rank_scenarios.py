@@ -25,6 +25,7 @@ from learner.meeting import Place
 from learner.ranks import Ranks
 from learner.sharding import DistributedRanks, join
 from policy.checkpoint import load_policy
+from policy.lora import merge_into
 from policy.musicgen.random_checkpoint import RandomShapes, write_random
 from policy.port import SamplingSettings
 from tests.learner.tiny_learner import GUIDED, SETTINGS, batch, config, tiny_policy
@@ -151,6 +152,14 @@ def _one(name: str, learner: Learner, folder: Path) -> None:
 
 def _keep(name: str, learner: Learner, metrics: list[dict[str, float]], folder: Path) -> None:
     weights = {key: torch.from_numpy(array) for key, array in learner.weights().items()}
+    if learner.config.lora_rank:  # the same, in two parts as they are published
+        parts = [
+            {k: torch.from_numpy(a.copy()) for k, a in of().items()}
+            for of in (learner.frozen_weights, learner.adapters)
+        ]
+        if learner.ranks.leads:
+            merge_into(*parts)
+            assert all(torch.equal(parts[0][key], tensor) for key, tensor in weights.items())
     if learner.ranks.leads:
         save_file(weights, folder / f"{name}.safetensors")
     (folder / f"{name} {learner.ranks.rank}.json").write_text(json.dumps(metrics))

@@ -6,19 +6,23 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from actors.generator import sampler_gap
+from actors.generator import Generator, sampler_gap
 from actors.records import TrainingBatch
+from cluster.weight_bus import Publication
+from cluster.weight_transports import InProcess
 from codec.checkpoint import load_codec
 from codec.torchaudio_guard import import_torchaudio
-from configs.schema import LearnerConfig
+from configs.schema import Config, LearnerConfig
 from learner.checkpoint import damage, load_checkpoint, prune, save_checkpoint
 from learner.learner import Learner
+from learner.learner_actor import LearnerActor
 from policy.checkpoint import load_policy
 from policy.log_probs import gather, log_distribution
 from policy.lora import AdaptedLinear
@@ -109,6 +113,43 @@ def test_what_is_published_is_merged(directory: Path) -> None:
     with torch.no_grad():
         learnt = gather(log_distribution(subject.policy, codes, text, GUIDED), codes)
     assert (learnt - torch.from_numpy(made.log_probs)).abs().max() < 1e-5
+
+
+def test_adapters_alone_are_published_and_merged_by_whoever_gets_them(directory: Path) -> None:
+    """The same bits as merged weights, from a part of the bytes; a reader that comes late included."""
+    config = Config()
+    config.policy.checkpoint = str(directory)
+    config.learner, config.sampling.temperature = replace(BASE, lora_rank=4), GUIDED.temperature
+    config.sampling.guidance_scale, config.weights.changed_only = GUIDED.guidance_scale, True
+    with mock.patch("learner.learner_actor.make_transport", lambda weights: InProcess()):
+        actor = LearnerActor(config, "run-a", 1)
+    early, late = (Generator(str(directory), str(directory), ("codes",), "run-a", 1) for _ in range(2))
+    publications = []
+    for seed in range(3):
+        actor.step(batch_from(load_policy(directory), seed=seed))
+        publications.append(publication_of(actor.publish()))
+        assert early.activate(publications[-1]).version == seed + 1  # it computes what the learner does, and merges so
+        assert same_weights(early, actor)
+    late.activate(publications[-1])
+    assert same_weights(late, actor)
+    bases = {publication_of(publication.base).checksum for publication in publications}
+    assert len(bases) == 1 and size_of(publications[2]) < size_of(publication_of(publications[2].base)) / 3
+    again = publication_of(actor.publish(again=True))
+    assert again.version == 3 and publication_of(again.base).version == 3 and late.activate(again).version == 3
+
+
+def publication_of(publication: Publication | None) -> Publication:
+    assert publication is not None
+    return publication
+
+
+def size_of(publication: Publication) -> int:
+    return sum(tensor.size_bytes for tensor in publication.spec)
+
+
+def same_weights(generator: Generator, actor: LearnerActor) -> bool:
+    own, published = generator._policy.state_dict(), actor._learner.weights()
+    return own.keys() == published.keys() and all(np.array_equal(own[name].numpy(), published[name]) for name in own)
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])
