@@ -7,6 +7,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import nn
+from torch.backends import mkldnn
 
 from codec import onednn
 from codec.onednn import FrozenLinear, multiply_by_onednn, product
@@ -41,5 +42,7 @@ def test_gradients_and_other_precisions_go_torchs_way(network: nn.Module) -> Non
 
 def test_without_onednn_the_product_is_torchs() -> None:
     x, weight, bias = torch.randn(4, 6), torch.randn(3, 6), torch.randn(3)
-    with mock.patch("torch.backends.mkldnn.is_available", return_value=False):
-        torch.testing.assert_close(product(x, weight, bias), x @ weight.t() + bias)
+    for away in (mock.patch("torch.backends.mkldnn.is_available", return_value=False), mkldnn.flags(enabled=False)):
+        with away, mock.patch.object(onednn.F, "linear", wraps=onednn.F.linear) as used:
+            torch.testing.assert_close(product(x, weight, bias), x @ weight.t() + bias)
+        used.assert_called_once()
