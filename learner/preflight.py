@@ -90,7 +90,7 @@ def check_models(config: Config) -> tuple[ModelFolder, ModelFolder]:
     """Policy, reference and codec are whole and speak of the same tokens -> the folders of policy and codec."""
     if not config.policy.checkpoint:
         raise UserError(
-            "policy.checkpoint: got '', allowed the folder of a policy, such as that of an earlier run: "
+            "policy.checkpoint: got '', allowed the folder of a policy: a MusicGen's, or that of an earlier run, "
             "runs/NAME/checkpoints/step_300/policy"
         )
     policy = open_model_folder(config.policy.checkpoint, "policy.checkpoint", POLICY_KINDS, (VOCABULARY,))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster.errors import UserError
-from codec.musicgen_folder import LICENCE
+from codec.musicgen_folder import LICENCE, MusicGenFolder
 from configs.load import load_config
 from configs.schema import Config
 from learner.memory import memory_need
@@ -35,6 +36,19 @@ def test_the_directory_is_all_that_is_asked_for(stereo: Path, tmp_path: Path) ->
     assert config.codec.checkpoint == config.policy.reference == str(stereo)
     notes = preflight(config)
     assert LICENCE in notes[0] and "stereo" in notes[0] and "transformers" in notes[0]
+
+
+def test_the_preset_wants_a_directory_and_a_reward_and_no_more(stereo: Path, tmp_path: Path) -> None:
+    words = ["preset=musicgen", f"run.dir={tmp_path / 'run'}"]
+    reward = "rewards.low.target=tests.system.simple_rewards:LowTokens"
+    with pytest.raises(UserError, match=r"^rewards: got none"):
+        preflight(config_of(*words, f"policy.checkpoint={stereo}"))
+    with pytest.raises(UserError, match=r"^policy.checkpoint: got '', allowed the folder of a policy: a MusicGen's"):
+        preflight(config_of(*words, reward))
+    config = config_of(*words, f"policy.checkpoint={stereo}", reward)
+    assert LICENCE in preflight(config)[0] and list(config.rewards) == ["low"]
+    released = memory_need(config, replace(MusicGenFolder(stereo).shapes, width=1024, layers=24, hidden=4096))
+    assert released.learner < 16e9  # MusicGen small, all weights
 
 
 @pytest.mark.parametrize(
