@@ -40,6 +40,7 @@ def test_gradients_and_other_precisions_go_torchs_way(network: nn.Module) -> Non
             assert network.bfloat16()(torch.randn(2, 24).bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # said wherever the flags of oneDNN are set
 def test_without_onednn_the_product_is_torchs() -> None:
     x, weight, bias = torch.randn(4, 6), torch.randn(3, 6), torch.randn(3)
     for away in (mock.patch("torch.backends.mkldnn.is_available", return_value=False), mkldnn.flags(enabled=False)):
