@@ -41,9 +41,8 @@ TENSORS = 60
 SPARE_BYTES = 256 * 2**20
 WARM = 10  # turns until every process has seen each of the places that versions take in turns
 BACKENDS = ("object_store", "collective")
-COPIES = (
-    7  # of the weights, beside two for each receiver: publisher's own, its broadcast copy, the store's four, memcpy's
-)
+# of the weights, beside two for each receiver, and the store's, touched before: publisher's, its broadcast's, memcpy's
+COPIES = 3
 
 
 @dataclass(frozen=True)
