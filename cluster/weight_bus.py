@@ -120,16 +120,18 @@ class WeightBus:
         version: int,
         probe: Probe | None = None,
         base: Publication | None = None,
+        merged: bool = False,
     ) -> Publication:
         """Hands the weights to the transport, which copies them. The newest version may be published again.
 
-        base: an earlier, whole publication that these tensors are laid over, or merged with: whether they fit is for
-        the reader to tell. Raises ValueError for a version older than the newest, and for a base that is none.
+        base: an earlier, whole publication whose other tensors still hold. merged: these are none of its tensors, but
+        the reader merges them with those, and tells whether they fit. Raises ValueError for a version older than the
+        newest, and for a base that is none.
         """
         if self.newest is not None and version < self.newest.version:
             raise ValueError(f"version: got {version}, allowed {self.newest.version} or above")
-        if base is not None and base.base is not None:
-            raise ValueError(f"base: got version {base.version}, allowed a whole publication")
+        if base is not None and (base.base is not None or not (merged or weights.keys() <= base.names)):
+            raise ValueError(f"base: got version {base.version}, allowed a whole publication with all of these tensors")
         spec = layout(weights, self._bucket_bytes)
         buckets = [[weights[tensor.name] for tensor in bucket] for bucket in by_bucket(spec)]
         ticket, digests = self._transport.send(spec, buckets, base.ticket if base else None)

@@ -111,7 +111,7 @@ class LearnerActor:
             return None
         if first:
             self._whole = self._bus.publish(frozen, version)
-        return self._bus.publish(adapters, version, self._probe(), self._whole)
+        return self._bus.publish(adapters, version, self._probe(), self._whole, merged=True)
 
     def save(self, run_dir: str, controller_state: dict[str, Any], needed: Sequence[int] = ()) -> str:
         """A complete checkpoint of the current version; older ones beyond `run.keep_checkpoints` go, but not those of

@@ -35,10 +35,10 @@ class Clap:
     shift, scale = 0.0, 1.0
 
     def __init__(self, checkpoint: str, device: str = "auto", batch_size: int = 0) -> None:
-        """batch_size: windows at once; 0: 32 on a GPU, on a CPU as many as its caches hold."""
+        """batch_size: windows at once; 0: 8 on a GPU, on a CPU as many as its caches hold."""
         folder = local_folder(checkpoint, self.model_name)
         self.name, self.device = self.model_name, device_of(device)
-        self.batch_size = int(batch_size) or (CPU_WINDOWS if self.device.type == "cpu" else 32)
+        self.batch_size = int(batch_size) or (CPU_WINDOWS if self.device.type == "cpu" else 8)
         transformers = need("transformers", self.model_name)
         transformers.utils.logging.disable_progress_bar()
         with refusing_downloads():

@@ -32,6 +32,16 @@ def held(own: torch.nn.Module) -> dict[str, float]:
     return {name: float(tensor.flatten()[-1]) for name, tensor in own.state_dict().items()}
 
 
+def check_in_any_order(expected: list[tuple[Publication, dict[str, float]]]) -> None:
+    """After each publication its module holds what it should, whatever came before."""
+    rng = np.random.default_rng(0)
+    own = module()
+    weights = PublishedWeights(own)
+    for publication, contents in (expected[place] for place in rng.integers(len(expected), size=40)):
+        weights.load(publication)
+        assert held(own) == contents
+
+
 def test_parts_lie_over_their_base_whatever_came_before(bus: WeightBus) -> None:
     base = bus.publish(filled(0.0), 0)
     both = bus.publish(filled(1.0, ("0.weight", "1.bias")), 1, base=base)
@@ -45,12 +55,7 @@ def test_parts_lie_over_their_base_whatever_came_before(bus: WeightBus) -> None:
         (whole, {"0.weight": 3.0, "0.bias": 3.0, "1.weight": 3.0, "1.bias": 3.0}),
         (over, {"0.weight": 3.0, "0.bias": 4.0, "1.weight": 3.0, "1.bias": 3.0}),
     ]
-    rng = np.random.default_rng(0)
-    own = module()
-    weights = PublishedWeights(own)
-    for publication, contents in (expected[place] for place in rng.integers(len(expected), size=40)):
-        weights.load(publication)
-        assert held(own) == contents
+    check_in_any_order(expected)
 
 
 def test_the_base_is_fetched_once(bus: WeightBus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,8 +100,8 @@ def adapters(value: float, names: tuple[str, ...] = ("0", "1"), rank: int = 2) -
 
 def test_adapters_are_merged_with_their_base_whatever_came_before(bus: WeightBus) -> None:
     base = bus.publish(filled(1.0), 0)
-    one = bus.publish(adapters(3.0), 1, base=base)
-    other = bus.publish(adapters(5.0, ("1",)), 2, base=base)
+    one = bus.publish(adapters(3.0), 1, base=base, merged=True)
+    other = bus.publish(adapters(5.0, ("1",)), 2, base=base, merged=True)
     part = bus.publish(filled(2.0, ("0.bias",)), 3, base=base)
     expected = [
         (base, {"0.weight": 1.0, "0.bias": 1.0, "1.weight": 1.0, "1.bias": 1.0}),
@@ -104,12 +109,7 @@ def test_adapters_are_merged_with_their_base_whatever_came_before(bus: WeightBus
         (other, {"0.weight": 1.0, "0.bias": 1.0, "1.weight": 6.0, "1.bias": 1.0}),
         (part, {"0.weight": 1.0, "0.bias": 2.0, "1.weight": 1.0, "1.bias": 1.0}),
     ]
-    rng = np.random.default_rng(0)
-    own = module()
-    weights = PublishedWeights(own)
-    for publication, contents in (expected[place] for place in rng.integers(len(expected), size=40)):
-        weights.load(publication)
-        assert held(own) == contents
+    check_in_any_order(expected)
 
 
 @pytest.mark.parametrize(
@@ -128,16 +128,16 @@ def test_adapters_that_do_not_fit_are_refused(bus: WeightBus, changed: dict[str,
     own = module()
     weights, base = PublishedWeights(own), bus.publish(filled(1.0), 0)
     with pytest.raises(RunFailed, match=said):
-        weights.load(bus.publish(adapters(3.0) | changed, 1, base=base))
+        weights.load(bus.publish(adapters(3.0) | changed, 1, base=base, merged=True))
     assert set(held(own).values()) == {1.0}  # nothing was changed before all was looked at
-    weights.load(bus.publish(adapters(3.0), 2, base=base))
+    weights.load(bus.publish(adapters(3.0), 2, base=base, merged=True))
     assert held(own)["1.weight"] == 4.0
 
 
 def test_damaged_adapters_are_never_merged(bus: WeightBus) -> None:
     own = module()
     weights, base = PublishedWeights(own), bus.publish(filled(1.0), 0)
-    damaged = bus.publish(adapters(3.0), 1, base=base)
+    damaged = bus.publish(adapters(3.0), 1, base=base, merged=True)
     damaged.ticket.flat[0][0] ^= 1
     with pytest.raises(CorruptWeights):
         weights.load(damaged)

@@ -154,6 +154,10 @@ def test_a_part_is_published_over_its_base(make_bus: Callable[..., WeightBus]) -
     assert len({part.checksum for part in parts} | {base.checksum}) == 4
     with pytest.raises(ValueError, match="base: got version 3"):
         bus.publish(adapter, 4, base=parts[-1])
+    with pytest.raises(ValueError, match="base: got version 0"):
+        bus.publish({"other": adapter["half"]}, 4, base=base)
+    with pytest.raises(ValueError, match="base: got version 3"):
+        bus.publish(adapter, 4, base=parts[-1], merged=True)
     whole = bus.publish(WEIGHTS | adapter, 4)
     assert same(read(whole), WEIGHTS | adapter)
 
